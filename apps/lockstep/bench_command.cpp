@@ -1,0 +1,216 @@
+// `lockstep bench OP`: this process measures the machine's limits, starts the ranks, and prints what they found.
+
+#include "apps/lockstep/bench_command.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <iostream>
+#include <memory>
+#include <span>
+
+#include <CLI/CLI.hpp>
+
+#include "apps/lockstep/bench/limits.h"
+#include "apps/lockstep/bench/report.h"
+#include "apps/lockstep/bench/sweep.h"
+#include "lockstep/core/base/check.h"
+#include "lockstep/core/base/cpus.h"
+#include "lockstep/core/comm/init.h"
+#include "lockstep/core/launch/spawn.h"
+
+namespace lockstep {
+namespace {
+
+using bench::SizeResult;
+
+struct BenchOptions {
+  std::string what = "all_reduce";
+  bench::SweepOptions sweep;
+  std::string memory = "backend";
+  double timeout_seconds = 60;
+  int retries = 0;
+};
+
+/// Results on their way from rank 0 to this process; in memory that the ranks inherit, so that what was measured
+/// before a failure is not lost.
+class ResultBoard {
+ public:
+  ResultBoard() : board_(map(), [](Board* board) { ::munmap(board, sizeof(Board)); }) {}
+
+  void add(const SizeResult& result) {
+    const std::size_t used = board_->used.load(std::memory_order_relaxed);
+    LS_CHECK(used < kCapacity, "more sizes than a step factor of 2 allows");
+    board_->results[used] = result;
+    board_->used.store(used + 1, std::memory_order_release);
+  }
+  std::vector<SizeResult> results() const {
+    const auto end = static_cast<std::ptrdiff_t>(board_->used.load(std::memory_order_acquire));
+    return {board_->results.begin(), board_->results.begin() + end};
+  }
+
+ private:
+  static constexpr std::size_t kCapacity = 64;  // Sizes at least double, and a size has 64 bits.
+  struct Board {
+    std::atomic<std::size_t> used;
+    std::array<SizeResult, kCapacity> results;
+  };
+
+  static Board* map() {
+    void* memory = ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw SystemError("mapping memory for the results", errno);
+    return new (memory) Board();
+  }
+
+  std::unique_ptr<Board, void (*)(Board*)> board_;
+};
+
+/// A rank of Lockstep's own communicator.
+class CommunicatorEngine final : public bench::Engine {
+ public:
+  CommunicatorEngine(std::shared_ptr<Communicator> communicator, const BenchOptions& options)
+      : communicator_(std::move(communicator)),
+        dtype_(options.sweep.dtype),
+        op_(options.sweep.reduce_op),
+        in_backend_(options.memory == "backend") {}
+
+  int rank() const override { return communicator_->rank(); }
+
+  void* allocate(std::size_t nbytes) override {
+    if (in_backend_) {
+      backend_memory_.push_back(communicator_->allocate(nbytes));
+      return backend_memory_.back().data;
+    }
+    constexpr std::align_val_t kPage{4096};
+    user_memory_.emplace_back(static_cast<std::byte*>(::operator new(nbytes, kPage)),
+                              [](std::byte* data) { ::operator delete(data, kPage); });
+    return user_memory_.back().get();
+  }
+
+  void barrier() override { communicator_->barrier(); }
+  void broadcast(void* data, std::size_t count) override { communicator_->broadcast(data, count, dtype_, 0); }
+  void all_reduce(void* data, std::size_t count) override { communicator_->all_reduce(data, data, count, dtype_, op_); }
+  void reduce_scatter(const void* input, void* output, std::size_t count) override {
+    communicator_->reduce_scatter(input, output, count, dtype_, op_);
+  }
+  void all_gather(const void* input, void* output, std::size_t count) override {
+    communicator_->all_gather(input, output, count, dtype_);
+  }
+  void gather_doubles(const double* mine, double* all, std::size_t count) override {
+    communicator_->all_gather(mine, all, count, DType::kFloat64);
+  }
+
+ private:
+  std::shared_ptr<Communicator> communicator_;
+  DType dtype_;
+  ReduceOp op_;
+  bool in_backend_;
+  std::vector<BackendMemory> backend_memory_;
+  std::vector<std::unique_ptr<std::byte, void (*)(std::byte*)>> user_memory_;
+};
+
+/// What each rank runs.
+void run_rank(const BenchOptions& options, const std::vector<int>& cpus, ResultBoard& board) {
+  const auto timeout = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options.timeout_seconds));
+  const Job job = init_from_environment({.name = "bench", .timeout = timeout, .init_timeout = timeout});
+  const int rank = job.communicator->rank();
+  if (options.sweep.world_size <= static_cast<int>(cpus.size())) {
+    bench::pin_to_cpu(cpus[static_cast<std::size_t>(rank)]);
+  }
+  CommunicatorEngine engine(job.communicator, options);
+  const bool watched = rank == 0 && ::isatty(STDERR_FILENO) != 0;
+  bench::run_sweep(engine, options.sweep, [&](const SizeResult& result) {
+    if (rank == 0) board.add(result);
+    if (watched) std::cerr << "\r\033[K" << bench::format_bytes(result.size.bytes) << " done" << std::flush;
+  });
+  if (watched) std::cerr << "\r\033[K" << std::flush;
+  job.communicator->barrier();
+}
+
+void print_attempt(const BenchOptions& options, const std::vector<SizeResult>& results,
+                   const bench::MachineLimits& before, const bench::MachineLimits& after) {
+  const bench::RowContext context{"lockstep", options.memory, options.sweep};
+  if (!options.sweep.json) {
+    if (!results.empty()) bench::print_table(std::cout, context, results, before);
+    bench::print_limits(std::cout, before, after);
+  } else {
+    const auto kind = options.memory == "user" ? bench::MemoryKind::kUser : bench::MemoryKind::kBackend;
+    for (const SizeResult& result : results) {
+      std::cout << to_json(context, result, model_us(options.sweep, kind, result.size.bytes, before)) << '\n';
+    }
+    std::cout << to_json(before, after) << '\n';
+  }
+  std::cout.flush();
+}
+
+/// Measures until the machine held still, or the retries are used up; returns the exit code.
+int run_bench(const BenchOptions& options) {
+  bench::validate(options.sweep);
+  const std::vector<int> cpus = base::read_cpu_budget().cpus;
+  const std::size_t largest = options.sweep.op == OpKind::kBarrier ? 0 : options.sweep.max_bytes;
+  for (int attempt = 0;; ++attempt) {
+    const auto before = bench::measure_limits(cpus, largest);
+    ResultBoard board;
+    std::exception_ptr failure;
+    try {
+      if (options.what != "limits") {
+        spawn([&](int, int) { run_rank(options, cpus, board); }, options.sweep.world_size, {.pin = false});
+      }
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    const auto after = failure ? before : bench::measure_limits(cpus, largest);
+    const bool steady = bench::handoff_change(before, after) <= bench::kSteadyChange;
+    if (!steady) {
+      std::cerr << "lockstep bench: cores moved apart (hand-off " << before.handoff_ns << " ns before, "
+                << after.handoff_ns << " ns after); " << (attempt < options.retries ? "running again" : "run again")
+                << '\n';
+    }
+    if (!steady && attempt < options.retries) continue;
+    const std::vector<SizeResult> results = board.results();
+    print_attempt(options, results, before, after);
+    if (failure) std::rethrow_exception(failure);
+    std::uint64_t wrong = 0;
+    for (const SizeResult& result : results) wrong += result.wrong;
+    if (wrong == 0) return 0;
+    std::cerr << "lockstep bench: " << wrong << " wrong elements; please report this\n";
+    return 1;
+  }
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, int& exit_code) {
+  const auto options = std::make_shared<BenchOptions>();
+  CLI::App* command = app.add_subcommand("bench", "measure collectives, beside what this machine allows");
+  command
+      ->add_option("operation", options->what,
+                   "all_reduce, all_gather, reduce_scatter, broadcast, barrier; or limits: the machine's own")
+      ->capture_default_str();
+  bench::add_sweep_flags(*command, options->sweep);
+  command->add_option("--memory", options->memory, "backend: reduced without a copy; user: any other memory")
+      ->check(CLI::IsMember({"backend", "user"}))
+      ->capture_default_str();
+  command->add_option("--timeout", options->timeout_seconds, "seconds that the ranks wait for each other")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  command->add_option("--retry", options->retries, "runs to add while the hand-off between the cores changes")
+      ->check(CLI::Range(0, 100))
+      ->capture_default_str();
+  command->callback([options, &exit_code] {
+    try {
+      if (options->what != "limits") options->sweep.op = bench::parse_op_kind(options->what);
+      exit_code = run_bench(*options);
+    } catch (const UsageError& error) {
+      std::cerr << "lockstep bench: " << error.what() << '\n';
+      exit_code = 2;
+    } catch (const std::exception& error) {
+      std::cerr << "lockstep bench: " << error.what() << '\n';
+      exit_code = 1;
+    }
+  });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,27 @@
+#pragma once
+// The first thing that goes wrong in a group ends the group, on every rank, with one cause.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "lockstep/core/backend/shm/segment.h"
+
+namespace lockstep::shm {
+
+/// Makes `text` the group's cause of failure, unless there is one, and wakes everyone. Never throws.
+void report_failure(Segment& segment, FailureKind kind, int guilty, std::uint64_t sequence, std::string_view text) noexcept;
+
+/// True once the group has failed.
+inline bool has_failed(const Segment& segment) noexcept {
+  return segment.header().failure_state.load(std::memory_order_acquire) != 0;
+}
+
+/// Throws the group's failure as the error that it is on this rank: the rank that others gave up on gets
+/// AbortedError, everyone else the type of the first cause. `doing` says what this rank was about.
+[[noreturn]] void throw_failure(const Segment& segment, const std::string& doing);
+
+/// Wakes a rank that may be asleep.
+void ring(RankBlock& block) noexcept;
+
+}  // namespace lockstep::shm

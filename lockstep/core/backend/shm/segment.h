@@ -1,0 +1,82 @@
+#pragma once
+// A group's shared segment: how its ranks find it, what they know of each other, and the memory they hand out.
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lockstep/core/backend/backend.h"
+#include "lockstep/core/backend/shm/layout.h"
+#include "lockstep/core/backend/shm/waiting.h"
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/io/fd.h"
+#include "lockstep/core/io/shared_memory.h"
+#include "lockstep/core/store/store.h"
+
+namespace lockstep::shm {
+
+/// Where a buffer lies in memory that the group allocated; alike in meaning on every rank.
+struct SharedAddress {
+  std::uint32_t allocation = 0;  ///< 1 + index of the allocation; 0: not in shared memory
+  std::uint64_t offset = 0;      ///< bytes from the start of the owning rank's part
+};
+
+/// Thread safety: as Backend: one thread at a time, but dead() and the words in the segment.
+class Segment {
+ public:
+  /// Rank 0 makes the segment and publishes its handle under `name` in `store`; all map it and wait for each other.
+  /// Throws TimeoutError that names the ranks that never arrived, UsageError where a rank runs on another host.
+  Segment(Store& store, const std::string& name, int rank, int world_size, Deadline deadline);
+  /// Marks this rank as gone, so that a peer that still waits for it learns so.
+  ~Segment();
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  int rank() const noexcept { return rank_; }
+  int world_size() const noexcept { return world_size_; }
+  Header& header() const noexcept { return *reinterpret_cast<Header*>(base_.get()); }
+  RankBlock& block(int rank) const noexcept { return blocks_[rank]; }
+  RankBlock& own() const noexcept { return blocks_[rank_]; }
+  Arrival& arrival(int rank, std::uint64_t tick) const noexcept { return blocks_[rank].arrivals[tick % kArrivals]; }
+  /// The input half of a rank's staging slot for a tick; the result half follows at kSegmentBytes.
+  std::byte* slot(int rank, std::uint64_t tick) const noexcept {
+    return staging_ + static_cast<std::size_t>(rank) * kStagingBytes + tick % kSlots * kSlotBytes;
+  }
+  const std::vector<RankCpus>& cpus() const noexcept { return cpus_; }
+
+  /// True when a peer's process has ended, or it has left the group.
+  bool gone(int rank) const;
+
+  /// This rank's pages of an allocation that all ranks make in the same order; to be called before its barrier.
+  void reserve(std::size_t nbytes);
+  /// After that barrier: maps everyone's part and returns this rank's.
+  BackendMemory map_reserved();
+  /// Where `data` lies, if [data, data + nbytes) is inside of one live allocation of this rank.
+  SharedAddress locate(const void* data, std::size_t nbytes) const noexcept;
+  /// A rank's buffer, as mapped here; null where this rank does not hold that allocation (any more).
+  std::byte* resolve(int rank, SharedAddress address) const noexcept;
+
+ private:
+  struct Allocation;
+
+  void create(Store& store, const std::string& name);
+  void attach(Store& store, const std::string& name, Deadline deadline);
+  void announce();
+  void wait_for_all(const std::string& name, Deadline deadline);
+
+  int rank_;
+  int world_size_;
+  Layout layout_;
+  std::unique_ptr<io::SharedMemory> memory_;
+  std::shared_ptr<std::byte> base_;
+  RankBlock* blocks_ = nullptr;
+  std::byte* staging_ = nullptr;
+  std::vector<io::UniqueFd> pidfds_;  // Empty for ranks of this process.
+  std::vector<RankCpus> cpus_;
+  std::vector<std::weak_ptr<Allocation>> allocations_;  // In the order of allocation, alike on all ranks.
+  std::size_t next_offset_;                             // Offsets are never reused: they must not depend on when a rank frees.
+  std::size_t reserved_nbytes_ = 0;
+};
+
+}  // namespace lockstep::shm

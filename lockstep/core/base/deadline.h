@@ -1,0 +1,46 @@
+#pragma once
+
+#include <chrono>
+
+namespace lockstep {
+
+using Clock = std::chrono::steady_clock;
+using Duration = std::chrono::nanoseconds;
+
+/// A point in time by which a wait must end. Every wait of the library takes one; none() must be asked for by name.
+///
+/// Thread safety: a value.
+class Deadline {
+ public:
+  /// `timeout` from now. A timeout of zero or less has passed already: the wait polls once.
+  static Deadline after(Duration timeout) { return Deadline(Clock::now(), timeout); }
+  /// Never passes. Only for callers that bound the wait by other means.
+  static Deadline none() { return Deadline(); }
+
+  bool passed() const { return bounded_ && Clock::now() >= end_; }
+  bool bounded() const noexcept { return bounded_; }
+  /// Time left, zero when passed; Duration::max() when unbounded.
+  Duration left() const {
+    if (!bounded_) return Duration::max();
+    const auto now = Clock::now();
+    return now >= end_ ? Duration::zero() : std::chrono::duration_cast<Duration>(end_ - now);
+  }
+  /// The timeout that it was made with, for messages; Duration::max() when unbounded.
+  Duration timeout() const noexcept { return timeout_; }
+
+ private:
+  Deadline() = default;
+  Deadline(Clock::time_point start, Duration timeout)
+      : bounded_(true),
+        end_(timeout < Clock::time_point::max() - start ? start + timeout : Clock::time_point::max()),
+        timeout_(timeout) {}
+
+  bool bounded_ = false;
+  Clock::time_point end_{};
+  Duration timeout_ = Duration::max();
+};
+
+/// The duration in seconds, for messages.
+inline double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+}  // namespace lockstep

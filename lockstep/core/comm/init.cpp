@@ -1,0 +1,113 @@
+#include "lockstep/core/comm/init.h"
+
+#include <chrono>
+#include <utility>
+
+#include "lockstep/core/backend/self/self_backend.h"
+#include "lockstep/core/backend/shm/shm_backend.h"
+#include "lockstep/core/base/check.h"
+#include "lockstep/core/base/log.h"
+#include "lockstep/core/store/tcp_store.h"
+
+namespace lockstep {
+namespace {
+
+Duration from_seconds(double value) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(value));
+}
+
+InitOptions with_environment(InitOptions options) {
+  if (const auto timeout = environment_seconds("LOCKSTEP_TIMEOUT")) options.timeout = from_seconds(*timeout);
+  if (const auto timeout = environment_seconds("LOCKSTEP_INIT_TIMEOUT")) options.init_timeout = from_seconds(*timeout);
+  if (const auto backend = environment_string("LOCKSTEP_BACKEND"); backend && options.backend == "auto") {
+    options.backend = *backend;
+  }
+  return options;
+}
+
+/// host:port of a store that somebody serves already, as `lockstep run` does.
+std::shared_ptr<Store> connect_served_store(const std::string& address, const std::string& token, Deadline deadline) {
+  const auto colon = address.rfind(':');
+  int port = 0;
+  if (colon != std::string::npos && address.find_first_not_of("0123456789", colon + 1) == std::string::npos &&
+      address.size() - colon <= 6 && colon + 1 < address.size()) {
+    port = std::stoi(address.substr(colon + 1));
+  }
+  LS_REQUIRE(port > 0 && port < 65536, "LOCKSTEP_STORE is '", address, "'; expected host:port");
+  return connect_tcp_store(address.substr(0, colon), port, token, deadline);
+}
+
+/// A store that its host keeps alive with it.
+class HostedStore {
+ public:
+  static std::shared_ptr<Store> serve(const RankEnvironment& environment, int port) {
+    TcpStoreServerOptions options;
+    options.address = environment.master_address;
+    options.port = port;
+    options.token = environment.job_token;
+    auto server = std::make_shared<TcpStoreServer>(std::move(options));
+    auto store = server->local();
+    return std::shared_ptr<Store>(store.get(), [server, store](Store*) {});
+  }
+};
+
+std::shared_ptr<Store> meet(const RankEnvironment& environment, Deadline deadline) {
+  if (const auto served = environment_string("LOCKSTEP_STORE")) {
+    return connect_served_store(*served, environment.job_token, deadline);
+  }
+  LS_REQUIRE(!environment.master_address.empty() && environment.master_port > 0, "rank ", environment.rank, "/",
+             environment.world_size, ": MASTER_ADDR and MASTER_PORT are not set, and ", environment.source,
+             " does not say where rank 0 is; set them to rank 0's host and a free port of it");
+  // torchrun's agent serves torch's own store at MASTER_PORT: ours takes the next port.
+  const bool taken = environment_bool("TORCHELASTIC_USE_AGENT_STORE").value_or(false);
+  const int port = environment.master_port + (taken ? 1 : 0);
+  if (environment.rank == 0) return HostedStore::serve(environment, port);
+  return connect_tcp_store(environment.master_address, port, environment.job_token, deadline);
+}
+
+}  // namespace
+
+std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, int rank, int world_size,
+                                                const InitOptions& options) {
+  LS_REQUIRE(world_size > 0 && rank >= 0 && rank < world_size, "group ", options.name, ": rank ", rank,
+             " is not in [0, ", world_size, ")");
+  const Deadline deadline = Deadline::after(options.init_timeout);
+  const std::string backend_name =
+      options.backend != "auto" ? options.backend : (world_size == 1 ? "self" : "shm");
+  std::unique_ptr<Backend> backend;
+  if (backend_name == "self") {
+    LS_REQUIRE(world_size == 1, "the self backend is for a world of one, not ", world_size, "; use shm");
+    backend = make_self_backend();
+  } else if (backend_name == "shm") {
+    const auto keys = make_prefix_store(std::move(store), "shm/" + options.name);
+    backend = make_shm_backend(*keys, options.name, rank, world_size, deadline);
+  } else {
+    throw UsageError(base::cat("unknown backend '", backend_name, "'; expected auto, self or shm"));
+  }
+  CommunicatorOptions communicator_options;
+  communicator_options.name = options.name;
+  communicator_options.timeout = options.timeout;
+  communicator_options.dump_directory = environment_string("LOCKSTEP_FLIGHT_DIR").value_or("");
+  auto communicator = Communicator::create(std::move(backend), std::move(communicator_options));
+  LS_LOG(kInfo, "group ", options.name, ": rank ", rank, "/", world_size, " on backend ", communicator->backend_name());
+  return communicator;
+}
+
+Job init_from_environment(const InitOptions& given) {
+  const InitOptions options = with_environment(given);
+  Job job;
+  job.environment = read_rank_environment();
+  const RankEnvironment& environment = job.environment;
+  base::set_log_identity(base::cat("rank ", environment.rank, "/", environment.world_size));
+  if (environment.world_size == 1) {
+    job.store = make_memory_store();
+  } else {
+    // Restarted jobs meet anew in the same store: their keys are kept apart.
+    job.store = make_prefix_store(meet(environment, Deadline::after(options.init_timeout)),
+                                  base::cat("attempt", environment.restart_count));
+  }
+  job.communicator = make_communicator(job.store, environment.rank, environment.world_size, options);
+  return job;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "lockstep/core/base/environment.h"
+#include "lockstep/core/comm/communicator.h"
+#include "lockstep/core/store/store.h"
+
+namespace lockstep {
+
+struct InitOptions {
+  std::string backend = "auto";                ///< auto, self, shm
+  std::string name = "world";
+  Duration timeout = std::chrono::seconds(300);       ///< default deadline of each operation
+  Duration init_timeout = std::chrono::seconds(300);  ///< for all ranks to arrive
+};
+
+/// A communicator, and the store that its ranks met in.
+struct Job {
+  RankEnvironment environment;
+  std::shared_ptr<Store> store;
+  std::shared_ptr<Communicator> communicator;
+};
+
+/// Joins the job that the launcher's environment describes (see read_rank_environment): connects to the launcher's
+/// store, or lets rank 0 host one at MASTER_ADDR:MASTER_PORT, waits for all ranks and builds the world's communicator.
+///
+/// LOCKSTEP_TIMEOUT and LOCKSTEP_INIT_TIMEOUT (seconds) override the options. Throws UsageError for a contradictory
+/// environment, TimeoutError that names the ranks that never arrived, SystemError.
+Job init_from_environment(const InitOptions& options = {});
+
+/// The same among ranks that already share a store (threads, or a second group).
+std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, int rank, int world_size,
+                                                const InitOptions& options = {});
+
+}  // namespace lockstep

@@ -1,0 +1,78 @@
+#pragma once
+// How the launchers of a job's hosts agree. Internal: never included from a public header.
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/launch/supervisor.h"
+#include "lockstep/core/store/store.h"
+
+namespace lockstep::launch {
+
+/// What one node brings to the job.
+struct NodeInfo {
+  int nnodes = 1;
+  int node_rank = 0;
+  int local_world_size = 1;
+  int max_restarts = 0;
+  std::string role;
+};
+
+/// What the nodes agreed on.
+struct JobShape {
+  int first_rank = 0;
+  int world_size = 1;
+  int master_port = 0;
+};
+
+/// A failure somewhere in the job; the same on all nodes, because the first one to be published counts.
+struct JobFailure {
+  int exit_code = 1;
+  bool final = false;  ///< no restart can help: Ctrl-C, or a node is gone
+  std::string text;
+};
+
+/// The meeting of the launchers, one per node, in the store that node 0 serves. Membership is fixed at the start.
+///
+/// Each attempt ends for all nodes together: when every node's workers have ended, either way. Every node counts up a
+/// number of its own; node 0 takes one that stands still for 30 s to be dead.
+/// Thread safety: one thread. All functions may throw what the store throws.
+class NodeGroup {
+ public:
+  NodeGroup(std::shared_ptr<Store> store, NodeInfo info);
+
+  /// Waits for all nodes; `master_port` counts on node 0. Nothing where a signal came first (it stays pending).
+  /// Throws UsageError (a node rank taken twice), MismatchError (nodes with different flags) and TimeoutError (names
+  /// the nodes that are missing).
+  std::optional<JobShape> join(int master_port, const JobSignals& signals, Deadline deadline);
+
+  /// What the other nodes say; publishes what happened here. For SupervisorOptions::elsewhere.
+  Elsewhere ask(int attempt, const RunEnd& so_far, bool all_ended);
+
+  /// The failure that ended this attempt, if any; valid after ask() said kFinished, or the run was interrupted.
+  const std::optional<JobFailure>& failure() const noexcept { return failure_; }
+
+  /// At the end: node 0 stays until the others have read how the job ended, for ten seconds at most.
+  void leave();
+
+ private:
+  JobShape add_up(const std::vector<std::string>& nodes) const;
+  void publish(int attempt, const JobFailure& failure);
+  void beat();
+  void listen_for_silence(int attempt);
+
+  std::shared_ptr<Store> store_;
+  NodeInfo info_;
+  int attempt_ = -1;
+  bool published_ = false;
+  bool announced_end_ = false;
+  std::optional<JobFailure> failure_;
+  Deadline next_beat_ = Deadline::after(Duration::zero());
+  std::vector<std::string> last_beats_;
+  std::vector<Clock::time_point> heard_;
+};
+
+}  // namespace lockstep::launch

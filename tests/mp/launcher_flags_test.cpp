@@ -1,0 +1,98 @@
+// What `lockstep` answers to a command line that is wrong: one line that names the culprit, exit code 2, nothing run.
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/mp/lockstep_program.h"
+
+namespace lockstep::mp {
+namespace {
+
+using testing::HasSubstr;
+using testing::StartsWith;
+
+struct Case {
+  std::string name;
+  Arguments arguments;  // after "lockstep"
+  std::string text;
+};
+
+class BadCommandLine : public testing::TestWithParam<Case> {};
+
+TEST_P(BadCommandLine, IsOneLineThatNamesIt) {
+  Arguments argv = {LOCKSTEP_PROGRAM};
+  argv.insert(argv.end(), GetParam().arguments.begin(), GetParam().arguments.end());
+  const ProcessEnd end = support::run_program(argv);
+  EXPECT_EQ(end.exit_code, 2);
+  EXPECT_EQ(end.out, "");
+  EXPECT_THAT(end.err, StartsWith("lockstep"));
+  EXPECT_THAT(end.err, HasSubstr(GetParam().text));
+  EXPECT_EQ(lines_of(end.err).size(), 1u) << end.err;
+}
+
+const Case kCases[] = {
+    {"no_such_command", {"fly"}, "fly"},
+    {"no_such_flag", {"--fly"}, "--fly"},
+    {"no_such_topic", {"help", "fly"}, "fly"},
+    {"run_flag", {"run", "--fly", "--", "echo", "x"}, "--fly"},
+    {"run_short_flag", {"run", "-x", "--", "echo", "x"}, "-x"},
+    {"no_program", {"run", "--nproc-per-node", "2"}, "no program"},
+    {"no_program_after_the_dashes", {"run", "--"}, "no program"},
+    {"program_not_found", {"run", "--", "no-such-program"}, "'no-such-program'"},
+    {"program_not_executable", {"run", "--", "/etc/passwd"}, "/etc/passwd"},
+    {"no_value", {"run", "--nproc-per-node"}, "--nproc-per-node"},
+    {"not_a_number", {"run", "--nproc-per-node", "two", "echo"}, "--nproc-per-node 'two'"},
+    {"no_workers", {"run", "--nproc-per-node", "0", "echo"}, "--nproc-per-node '0'"},
+    {"gpus", {"run", "--nproc-per-node", "gpu", "echo"}, "--nproc-per-node gpu"},
+    {"elastic", {"run", "--nnodes", "1:4", "echo"}, "--nnodes '1:4'"},
+    {"node_rank_missing", {"run", "--nnodes", "2", "--master-addr", "x", "echo"}, "--node-rank"},
+    {"node_rank_outside", {"run", "--nnodes", "2", "--node-rank", "2", "--master-addr", "x", "echo"}, "--node-rank 2"},
+    {"node_rank_negative", {"run", "--node-rank", "-1", "echo"}, "--node-rank '-1'"},
+    {"address_missing", {"run", "--nnodes", "2", "--node-rank", "0", "echo"}, "--master-addr"},
+    {"port", {"run", "--master-port", "65536", "echo"}, "--master-port '65536'"},
+    {"endpoint", {"run", "--rdzv-endpoint", "host:port", "echo"}, "--rdzv-endpoint 'host:port'"},
+    {"standalone_on_two_nodes", {"run", "--standalone", "--nnodes", "2", "--node-rank", "0", "echo"}, "--standalone"},
+    {"standalone_with_a_port", {"run", "--standalone", "--master-port", "1", "echo"}, "--master-port"},
+    {"restarts", {"run", "--max-restarts", "many", "echo"}, "--max-restarts 'many'"},
+    {"redirects", {"run", "--redirects", "5", "--log-dir", "x", "echo"}, "--redirects '5'"},
+    {"tee_without_a_directory", {"run", "--tee", "3", "echo"}, "--tee needs --log-dir"},
+    {"filter", {"run", "--local-ranks-filter", "a", "echo"}, "--local-ranks-filter 'a'"},
+    {"grace", {"run", "--grace-period", "soon", "echo"}, "--grace-period 'soon'"},
+    {"cpu_bind", {"run", "--cpu-bind", "tight", "echo"}, "--cpu-bind 'tight'"},
+    {"refused_flag", {"run", "--monitor_interval=3", "echo"}, "--monitor_interval is not taken"},
+    {"refused_backend", {"run", "--rdzv-backend", "c10d", "echo"}, "--rdzv-backend is not taken"},
+};
+
+INSTANTIATE_TEST_SUITE_P(Lockstep, BadCommandLine, testing::ValuesIn(kCases),
+                         [](const auto& param_info) { return param_info.param.name; });
+
+TEST(CommandLine, AValueOfTheEnvironmentIsNamedToo) {
+  for (const auto& [name, value] :
+       {std::pair{"PET_NNODES", "x"}, {"LOCKSTEP_AFFINITY", "x"}, {"LOCKSTEP_INIT_TIMEOUT", "x"}}) {
+    ProcessOptions options;
+    options.environment = {{name, value}};
+    const ProcessEnd end = run_script({}, "echo started", options);
+    EXPECT_EQ(end.exit_code, 2) << name;
+    EXPECT_EQ(end.out, "");
+    EXPECT_THAT(end.err, HasSubstr("'x'"));
+  }
+}
+
+TEST(CommandLine, HelpIsEverywhere) {
+  for (const Arguments& words :
+       {Arguments{}, {"--help"}, {"help"}, {"run", "--help"}, {"help", "run"}, {"version"}, {"--version"}}) {
+    Arguments argv = {LOCKSTEP_PROGRAM};
+    argv.insert(argv.end(), words.begin(), words.end());
+    const ProcessEnd end = support::run_program(argv);
+    EXPECT_EQ(end.exit_code, 0);
+    EXPECT_EQ(end.err, "");
+    EXPECT_NE(end.out, "");
+  }
+  const ProcessEnd table = support::run_program({LOCKSTEP_PROGRAM, "help", "env"});
+  EXPECT_THAT(table.out, testing::AllOf(HasSubstr("LOCKSTEP_JOB_TOKEN"), HasSubstr("MEANING"), HasSubstr("PET_")));
+}
+
+}  // namespace
+}  // namespace lockstep::mp

@@ -1,0 +1,255 @@
+// What a communicator does when something is wrong: mismatches, deadlines, aborts, and what is left to say afterwards.
+
+#include "lockstep/core/comm/communicator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "lockstep/core/comm/init.h"
+#include "lockstep/core/io/file.h"
+#include "lockstep/core/store/store.h"
+#include "tests/support/ranks.h"
+
+namespace lockstep {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using support::run_ranks;
+
+std::shared_ptr<Communicator> join(const std::shared_ptr<Store>& store, int rank, int world,
+                                   Duration timeout = std::chrono::seconds(30), const std::string& name = "world") {
+  InitOptions options;
+  options.timeout = timeout;
+  options.init_timeout = std::chrono::seconds(30);
+  options.name = name;
+  return make_communicator(store, rank, world, options);
+}
+
+/// Runs `body` and returns the text of the `E` that it must throw.
+template <typename E, typename Body>
+std::string text_of(Body body) {
+  try {
+    body();
+  } catch (const E& error) {
+    return error.what();
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << "another error: " << error.what();
+    return {};
+  }
+  ADD_FAILURE() << "no error";
+  return {};
+}
+
+TEST(Communicator, RejectsBadCallsBeforeAnyByteMoves) {
+  const auto communicator = join(make_memory_store(), 0, 1);
+  float x = 1;
+  EXPECT_THAT(text_of<UsageError>([&] { communicator->all_reduce(&x, &x, 1, DType::kFloat32, ReduceOp::kBitAnd); }),
+              HasSubstr("all_reduce with band is not defined for f32"));
+  EXPECT_THAT(text_of<UsageError>([&] { communicator->broadcast(&x, 1, DType::kFloat32, 1); }),
+              HasSubstr("root 1 is not a rank of a group of 1"));
+  EXPECT_THAT(text_of<UsageError>([&] { communicator->all_reduce(nullptr, &x, 1, DType::kFloat32); }),
+              HasSubstr("null buffer"));
+  communicator->all_reduce(&x, &x, 1, DType::kFloat32);  // Still usable.
+  EXPECT_EQ(x, 1);
+}
+
+TEST(Communicator, MismatchNamesBothSidesOnEveryRank) {
+  struct Case {
+    const char* what;
+    void (*call)(Communicator&, int rank, float* data);
+    const char* one;
+    const char* other;
+  };
+  const std::array<Case, 5> cases = {{
+      {"operation",
+       [](Communicator& c, int rank, float* data) {
+         rank == 1 ? c.barrier() : c.all_reduce(data, data, 100, DType::kFloat32);
+       },
+       "all_reduce #1 (100 f32, sum)", "barrier #1"},
+      {"count",
+       [](Communicator& c, int rank, float* data) { c.all_reduce(data, data, rank == 1 ? 99 : 100, DType::kFloat32); },
+       "(100 f32, sum)", "(99 f32, sum)"},
+      {"dtype",
+       [](Communicator& c, int rank, float* data) {
+         c.all_reduce(data, data, 100, rank == 1 ? DType::kInt32 : DType::kFloat32);
+       },
+       "(100 f32, sum)", "(100 i32, sum)"},
+      {"reduction",
+       [](Communicator& c, int rank, float* data) {
+         c.all_reduce(data, data, 100, DType::kFloat32, rank == 1 ? ReduceOp::kMax : ReduceOp::kSum);
+       },
+       "(100 f32, sum)", "(100 f32, max)"},
+      {"root", [](Communicator& c, int rank, float* data) { c.broadcast(data, 100, DType::kFloat32, rank == 1 ? 1 : 0); },
+       "root 0", "root 1"},
+  }};
+  for (const Case& test : cases) {
+    const auto store = make_memory_store();
+    run_ranks(3, [&](int rank) {
+      const auto communicator = join(store, rank, 3);
+      std::vector<float> data(100);
+      const std::string text = text_of<MismatchError>([&] { test.call(*communicator, rank, data.data()); });
+      EXPECT_THAT(text, AllOf(HasSubstr(test.one), HasSubstr(test.other), HasSubstr("rank 1"))) << test.what;
+      EXPECT_THAT(text_of<AbortedError>([&] { communicator->barrier(); }), HasSubstr("failed first with"));
+    });
+  }
+}
+
+TEST(Communicator, DifferentKindsOfMemoryAreAMismatchThatSaysSo) {
+  const auto store = make_memory_store();
+  run_ranks(2, [&](int rank) {
+    const auto communicator = join(store, rank, 2);
+    const BackendMemory memory = communicator->allocate(1 << 20);
+    std::vector<std::byte> heap(1 << 20);
+    void* const data = rank == 0 ? memory.data : heap.data();
+    EXPECT_THAT(text_of<MismatchError>([&] { communicator->all_reduce(data, data, 1 << 18, DType::kFloat32); }),
+                HasSubstr("same kind of memory"));
+  });
+}
+
+TEST(Communicator, TimeoutNamesWhoIsMissingAndWhereItWas) {
+  const auto store = make_memory_store();
+  std::atomic<int> timed_out{0};
+  run_ranks(3, [&](int rank) {
+    const auto communicator = join(store, rank, 3, std::chrono::milliseconds(200));
+    communicator->barrier();
+    if (rank == 2) {  // Stays away, but alive, until the others have given up.
+      while (timed_out.load() != 2) std::this_thread::yield();
+      EXPECT_THAT(text_of<AbortedError>([&] { communicator->barrier(); }), HasSubstr("gave up on this rank"));
+      return;
+    }
+    float x = 0;
+    try {
+      communicator->all_reduce(&x, &x, 1, DType::kFloat32, ReduceOp::kSum, {.timeout = {}, .label = "the loss"});
+      ADD_FAILURE() << "no timeout";
+    } catch (const TimeoutError& error) {
+      EXPECT_EQ(error.waiting_for(), 2);
+      EXPECT_EQ(error.sequence(), 2u);
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("all_reduce #2 (1 f32, sum, the loss) timed out after 0.2 s"),
+                                      HasSubstr("waiting for rank 2, last seen in barrier #1")));
+    }
+    ++timed_out;
+  });
+}
+
+TEST(Communicator, ARankThatLeavesIsNoticedLongBeforeTheDeadline) {
+  const auto store = make_memory_store();
+  run_ranks(2, [&](int rank) {
+    auto communicator = join(store, rank, 2, std::chrono::seconds(3600));
+    if (rank == 1) return;
+    try {
+      communicator->barrier();
+      ADD_FAILURE() << "no error";
+    } catch (const PeerError& error) {
+      EXPECT_EQ(error.rank(), 1);
+      EXPECT_THAT(error.what(), HasSubstr("rank 1 left the group"));
+    }
+  });
+}
+
+TEST(Communicator, AbortFreesEveryWaiterWithTheCause) {
+  const auto store = make_memory_store();
+  run_ranks(3, [&](int rank) {
+    const auto communicator = join(store, rank, 3, std::chrono::seconds(3600));
+    std::thread other;
+    if (rank == 0) {
+      other = std::thread([&] { communicator->abort("the user pressed stop"); });
+    }
+    const std::string text = text_of<AbortedError>([&] {
+      for (;;) communicator->barrier();
+    });
+    EXPECT_THAT(text, HasSubstr("the user pressed stop"));
+    if (other.joinable()) other.join();
+  });
+}
+
+TEST(Communicator, FailureWritesTheRecordersFile) {
+  const auto store = make_memory_store();
+  const io::TempDirectory directory("flight");
+  ::setenv("LOCKSTEP_FLIGHT_DIR", directory.path().c_str(), 1);
+  run_ranks(2, [&](int rank) {
+    const auto communicator = join(store, rank, 2, std::chrono::seconds(30), "dp/0");
+    float x = 0;
+    communicator->all_reduce(&x, &x, 1, DType::kFloat32, ReduceOp::kSum, {.timeout = {}, .label = "loss"});
+    text_of<MismatchError>([&] { rank == 0 ? communicator->barrier() : communicator->broadcast(&x, 1, DType::kFloat32, 0); });
+  });
+  ::unsetenv("LOCKSTEP_FLIGHT_DIR");
+  for (const int rank : {0, 1}) {
+    std::ifstream in(directory.path() + "/flight_dp_0_rank" + std::to_string(rank) + ".json");
+    const auto file = nlohmann::json::parse(in);
+    EXPECT_EQ(file["rank"], rank);
+    EXPECT_THAT(file["failure"].get<std::string>(), HasSubstr("disagree"));
+    ASSERT_EQ(file["operations"].size(), 2u);
+    EXPECT_EQ(file["operations"][0]["kind"], "all_reduce");
+    EXPECT_EQ(file["operations"][0]["label"], "loss");
+    EXPECT_NE(file["operations"][0]["finished_ms"], 0);
+    EXPECT_EQ(file["operations"][1]["kind"], rank == 0 ? "barrier" : "broadcast");
+    EXPECT_EQ(file["operations"][1]["finished_ms"], 0);
+  }
+}
+
+TEST(Communicator, InitNamesTheRanksThatNeverArrive) {
+  const auto store = make_memory_store();
+  InitOptions options;
+  options.init_timeout = std::chrono::milliseconds(100);
+  EXPECT_THAT(text_of<TimeoutError>([&] { make_communicator(store, 0, 3, options); }), HasSubstr("for rank(s) 1, 2"));
+  EXPECT_THAT(text_of<TimeoutError>([&] { make_communicator(make_memory_store(), 1, 2, options); }),
+              HasSubstr("rank 0 did not arrive"));
+}
+
+TEST(Communicator, WorldSizesMustAgree) {
+  const auto store = make_memory_store();
+  run_ranks(2, [&](int rank) {
+    InitOptions options;
+    options.init_timeout = std::chrono::milliseconds(300);
+    if (rank == 0) {
+      text_of<TimeoutError>([&] { make_communicator(store, 0, 3, options); });
+    } else {
+      EXPECT_THAT(text_of<UsageError>([&] { make_communicator(store, 1, 2, options); }), HasSubstr("world size"));
+    }
+  });
+}
+
+TEST(Communicator, BackendMemoryOutlivesItsGroup) {
+  const auto store = make_memory_store();
+  run_ranks(2, [&](int rank) {
+    auto communicator = join(store, rank, 2);
+    const BackendMemory memory = communicator->allocate(100000);
+    auto* const data = static_cast<float*>(memory.data);
+    for (int i = 0; i < 25000; ++i) ASSERT_EQ(data[i], 0.0f);
+    data[24999] = static_cast<float>(rank + 1);
+    communicator->all_reduce(data, data, 25000, DType::kFloat32);
+    communicator.reset();
+    EXPECT_EQ(data[24999], 3.0f);
+  });
+}
+
+TEST(Communicator, MemoryFreedAtDifferentTimesDoesNotDisturbLaterAllocations) {
+  const auto store = make_memory_store();
+  run_ranks(3, [&](int rank) {
+    const auto communicator = join(store, rank, 3);
+    BackendMemory first = communicator->allocate(50000);
+    if (rank == 1) first = {};
+    const BackendMemory second = communicator->allocate(50000);
+    if (rank == 2) first = {};
+    const BackendMemory third = communicator->allocate(70000);
+    for (const BackendMemory* memory : {&second, &third}) {
+      auto* const data = static_cast<std::int32_t*>(memory->data);
+      for (int i = 0; i < 12000; ++i) data[i] = rank + i;
+      communicator->all_reduce(data, data, 12000, DType::kInt32);
+      for (int i = 0; i < 12000; ++i) ASSERT_EQ(data[i], 3 + 3 * i);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,155 @@
+#include "lockstep/core/io/socket.h"
+
+#include <poll.h>
+
+#include <cerrno>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "lockstep/core/base/error.h"
+
+namespace lockstep::io {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+
+Deadline soon() { return Deadline::after(milliseconds(30)); }
+Deadline generous() { return Deadline::after(std::chrono::seconds(60)); }
+
+Socket accept_one(Listener& listener) {
+  pollfd entry{listener.fd(), POLLIN, 0};
+  EXPECT_EQ(::poll(&entry, 1, 60'000), 1);
+  auto fd = listener.accept();
+  EXPECT_TRUE(fd.has_value());
+  return Socket(std::move(*fd), "client");
+}
+
+struct Pair {
+  Listener listener{"127.0.0.1", 0};
+  Socket client = connect_tcp("127.0.0.1", listener.port(), generous());
+  Socket server = accept_one(listener);
+};
+
+TEST(Socket, BytesOfEverySizeArrive) {
+  Pair pair;
+  for (const std::size_t size : {0, 1, 1000, 3'000'001}) {
+    std::string sent(size, '\0');
+    for (std::size_t i = 0; i < size; ++i) sent[i] = static_cast<char>(i * 7);
+    std::string received(size, 'x');
+    std::thread sender([&] { pair.client.send_all(sent.data(), sent.size(), generous()); });
+    pair.server.recv_all(received.data(), received.size(), generous());
+    sender.join();
+    EXPECT_EQ(received == sent, true) << size;
+  }
+}
+
+TEST(Socket, AReceiveEndsAtItsDeadlineAndNamesThePeer) {
+  Pair pair;
+  char byte = 0;
+  try {
+    pair.client.recv_all(&byte, 1, soon());
+    FAIL();
+  } catch (const TimeoutError& error) {
+    EXPECT_THAT(error.what(), HasSubstr(host_and_port("127.0.0.1", pair.listener.port())));
+    EXPECT_THAT(error.what(), HasSubstr("timed out after 0.03 s"));
+  }
+}
+
+TEST(Socket, ASendToAPeerThatDoesNotReadEndsAtItsDeadline) {
+  Pair pair;
+  const std::string data(64 << 20, 'x');
+  EXPECT_THROW(pair.client.send_all(data.data(), data.size(), soon()), TimeoutError);
+}
+
+TEST(Socket, APeerThatIsGoneIsAPeerError) {
+  Pair pair;
+  pair.server = Socket();
+  char byte = 0;
+  EXPECT_THROW(pair.client.recv_all(&byte, 1, generous()), PeerError);
+  const std::string data(64 << 20, 'x');
+  EXPECT_THROW(pair.client.send_all(data.data(), data.size(), generous()), PeerError);
+}
+
+TEST(Listener, APortInUseNamesTheWayOut) {
+  const Listener first("127.0.0.1", 0);
+  try {
+    const Listener second("127.0.0.1", first.port());
+    FAIL();
+  } catch (const SystemError& error) {
+    EXPECT_EQ(error.code(), EADDRINUSE);
+    EXPECT_THAT(error.what(), HasSubstr("listen on 127.0.0.1:" + std::to_string(first.port())));
+    EXPECT_THAT(error.what(), HasSubstr("--master-port"));
+  }
+}
+
+TEST(Listener, TheSamePortServesAgainAtOnce) {
+  std::optional<Listener> first(std::in_place, "127.0.0.1", 0);
+  const int port = first->port();
+  Socket client = connect_tcp("127.0.0.1", port, generous());
+  Socket server = accept_one(*first);
+  server = Socket();  // the side that closes first keeps the port in TIME_WAIT
+  first.reset();
+  const Listener second("127.0.0.1", port);
+  EXPECT_EQ(second.port(), port);
+}
+
+TEST(Listener, HasNothingToAcceptWithoutAConnection) {
+  Listener listener("127.0.0.1", 0);
+  EXPECT_EQ(listener.accept(), std::nullopt);
+}
+
+TEST(Listener, BadAddressesAndPortsAreUsageErrors) {
+  EXPECT_THROW(Listener("no such host.invalid", 0), UsageError);
+  EXPECT_THROW(Listener("127.0.0.1", 65536), UsageError);
+  EXPECT_THROW(Listener("127.0.0.1", -1), UsageError);
+}
+
+TEST(ConnectTcp, NobodyThereIsATimeoutThatNamesHostPortAndReason) {
+  int port = 0;
+  {
+    const Listener listener("127.0.0.1", 0);
+    port = listener.port();
+  }
+  try {
+    connect_tcp("127.0.0.1", port, soon());
+    FAIL();
+  } catch (const TimeoutError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("connect to 127.0.0.1:" + std::to_string(port) + " timed out after 0.03 s"));
+    EXPECT_THAT(error.what(), HasSubstr("Connection refused"));
+  }
+}
+
+TEST(ConnectTcp, WaitsForAServerThatStartsLater) {
+  int port = 0;
+  {
+    const Listener listener("127.0.0.1", 0);
+    port = listener.port();
+  }
+  std::optional<Socket> client;
+  std::thread thread([&] { client.emplace(connect_tcp("127.0.0.1", port, generous())); });
+  Listener late("127.0.0.1", port);
+  Socket server = accept_one(late);
+  thread.join();
+  server.send_all("x", 1, generous());
+  char byte = 0;
+  client->recv_all(&byte, 1, generous());
+  EXPECT_EQ(byte, 'x');
+}
+
+TEST(ConnectTcp, AHostWithoutAnAddressIsAUsageErrorAtOnce) {
+  EXPECT_THROW(connect_tcp("no such host", 1, generous()), UsageError);
+}
+
+TEST(HostAndPort, PutsBracketsAroundIPv6) {
+  EXPECT_EQ(host_and_port("node0", 80), "node0:80");
+  EXPECT_EQ(host_and_port("::1", 80), "[::1]:80");
+}
+
+}  // namespace
+}  // namespace lockstep::io
