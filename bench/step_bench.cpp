@@ -51,7 +51,7 @@ Json environment(bool memory_kept) {
 
 struct ModeResult {
   double step_ms = 0;  ///< the slowest rank's median
-  double wait_ms = 0;  ///< of a step, waiting for communication; the slowest rank's mean
+  double wait_ms = 0;  ///< of a step, waiting for communication; the same
 };
 
 double median(std::vector<double> values) {
@@ -76,8 +76,10 @@ class Trainer {
         images_(std::decay_t<decltype(*net)>::sample_batch()),
         labels_(torch::randint(lockstep::bench::kStepClasses, {lockstep::bench::kStepBatch})) {}
 
-  /// Milliseconds of each of `steps` steps, after one that brings the replica's memory back into cache.
-  void run_block(int steps, std::vector<double>& times) {
+  /// Milliseconds of each of `steps` steps, after one that brings the replica's memory back into cache; `after_step`
+  /// is called after each of them.
+  template <typename AfterStep>
+  void run_block(int steps, std::vector<double>& times, AfterStep after_step) {
     for (int step = -1; step < steps; ++step) {
       const auto start = SteadyClock::now();
       optimizer_.zero_grad();
@@ -86,6 +88,7 @@ class Trainer {
       optimizer_.step();
       if (step < 0) continue;
       times.push_back(std::chrono::duration<double, std::milli>(SteadyClock::now() - start).count());
+      after_step();
     }
   }
 
@@ -119,24 +122,23 @@ std::pair<ModeResult, ModeResult> measure(const std::shared_ptr<lockstep::Proces
   Trainer nosync(alone, [&](const torch::Tensor& images) { return alone->forward(images); });
   Trainer synced(replicated, [&](const torch::Tensor& images) { return ddp.forward(images); });
 
+  const auto nothing = [] {};
+  std::vector<double> waits;
+  const auto note_wait = [&] { waits.push_back(1e3 * lockstep::seconds(ddp.statistics().last_backward_wait)); };
   std::vector<double> warm_up;
-  nosync.run_block(options.steps, warm_up);
-  synced.run_block(options.steps, warm_up);
-  const auto before = ddp.statistics();
+  nosync.run_block(options.steps, warm_up, nothing);
+  synced.run_block(options.steps, warm_up, nothing);
   std::vector<double> nosync_times;
   std::vector<double> ddp_times;
   for (int block = 0; block < options.blocks; ++block) {
     world->barrier();
-    nosync.run_block(options.steps, nosync_times);
+    nosync.run_block(options.steps, nosync_times, nothing);
     world->barrier();
-    synced.run_block(options.steps, ddp_times);
+    synced.run_block(options.steps, ddp_times, note_wait);
   }
-  const auto& after = ddp.statistics();
-  const double waited = 1e3 * lockstep::seconds(after.backward_wait - before.backward_wait);
-  const auto steps = static_cast<double>(std::max<std::int64_t>(1, after.steps - before.steps));
   require_equal_replicas(*world, replicated->parameters());
   return {{largest_over_ranks(*world, median(nosync_times)), 0.0},
-          {largest_over_ranks(*world, median(ddp_times)), largest_over_ranks(*world, waited / steps)}};
+          {largest_over_ranks(*world, median(ddp_times)), largest_over_ranks(*world, median(waits))}};
 }
 
 double samples_per_second(const Options& options, double step_ms) {

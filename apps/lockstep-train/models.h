@@ -53,8 +53,8 @@ struct ModelSpec {
   std::string name;                        ///< mlp or lenet
   std::vector<std::int64_t> sample_shape;  ///< {channels, height, width}
   std::int64_t classes = 10;
-  std::vector<std::int64_t> hidden;  ///< mlp only
-  std::uint64_t seed = 0;            ///< the same seed gives the same first weights
+  std::vector<std::int64_t> hidden = {};  ///< mlp only
+  std::uint64_t seed = 0;                 ///< the same seed gives the same first weights
 };
 
 /// Throws UsageError (an unknown name, images too small).

@@ -1,11 +1,11 @@
 // A worker that is killed or stopped in the middle of training ends the job in time, with its rank in the error.
 
-#include <gmock/gmock.h>
-
 #include <csignal>
 #include <filesystem>
 #include <set>
 #include <thread>
+
+#include <gmock/gmock.h>
 
 #include "tests/e2e/training.h"
 
@@ -48,8 +48,8 @@ support::ProcessEnd train_and_send(int signal, const std::string& metrics, const
   support::ProcessOptions options;
   options.deadline = std::chrono::seconds(60);
   options.tell_ranks = false;
-  Arguments command = train_command("lenet", 2, 32,
-                                    {"--epochs", "100000", "--metrics", metrics, "--output", weights, "--timeout", "2"});
+  Arguments command = train_command(
+      "lenet", 2, 32, {"--epochs", "100000", "--metrics", metrics, "--output", weights, "--timeout", "2"});
   std::string error;
   bool sent = false;
   support::ProcessEnd end;
@@ -93,7 +93,7 @@ TEST_P(TrainingFault, EndsTheJobAndNamesTheRank) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Signals, TrainingFault, ::testing::Values(SIGKILL, SIGSTOP),
-                         [](const auto& info) { return info.param == SIGKILL ? "killed" : "stopped"; });
+                         [](const auto& instance) { return instance.param == SIGKILL ? "killed" : "stopped"; });
 
 }  // namespace
 }  // namespace lockstep::e2e

@@ -1,13 +1,13 @@
 #pragma once
 // Runs of lockstep-train on the shipped digits, and what they leave behind.
 
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "lockstep/core/io/file.h"
 #include "tests/support/processes.h"
@@ -18,11 +18,15 @@ using support::Arguments;
 
 inline const std::string kDigits = std::string(LOCKSTEP_SOURCE_DIR) + "/data/digits";
 
+inline const std::string kLearningRate = "0.2";
+inline const std::string kMomentum = "0.9";
+
 /// lockstep-train on `world` workers of one thread, `batch` samples each.
 inline Arguments train_command(const std::string& model, int world, int batch, const Arguments& more = {}) {
-  Arguments command = {LOCKSTEP_TRAIN, "--model",  model,          "--dataset", "idx",  "--data",
-                       kDigits,        "--threads", "1",           "--lr",      "0.05", "--momentum",
-                       "0.9",          "--batch-size", std::to_string(batch),   "--no-progress"};
+  Arguments command = {
+      LOCKSTEP_TRAIN, "--model",    model,        "--dataset", "idx",           "--data",       kDigits,
+      "--threads",    "1",          "--momentum", kMomentum,   "--no-progress", "--batch-size", std::to_string(batch),
+      "--lr",         kLearningRate};
   if (model == "mlp") command.insert(command.end(), {"--hidden", "96,96"});
   if (world > 1) command.insert(command.end(), {"--nproc-per-node", std::to_string(world)});
   command.insert(command.end(), more.begin(), more.end());

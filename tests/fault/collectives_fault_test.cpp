@@ -1,9 +1,6 @@
 // A rank is killed or stopped in the middle of collectives: every survivor gets the right error for the right rank, in
 // time, and nothing is left behind.
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
@@ -12,6 +9,9 @@
 #include <set>
 #include <string>
 #include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 
 #include "lockstep/core/comm/init.h"
 #include "tests/support/processes.h"

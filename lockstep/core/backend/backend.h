@@ -18,10 +18,10 @@ std::string_view name_of(OpKind kind) noexcept;
 /// One collective call as a value: what every rank of the group must say alike, and this rank's two buffers.
 ///
 /// `count` (elements) per kind, with p = world size:
-///   broadcast       the buffer on every rank               output = the buffer (input unused)
-///   all_reduce      the buffer on every rank               input -> output, may be equal
-///   reduce_scatter  what one rank receives                 input p*count -> output count; output may be input's own chunk
-///   all_gather      what one rank contributes              input count -> output p*count; input may be output's own chunk
+///   broadcast       the buffer on every rank           output = the buffer (input unused)
+///   all_reduce      the buffer on every rank           input -> output, may be equal
+///   reduce_scatter  what one rank receives             input p*count -> output count; output may be input's own chunk
+///   all_gather      what one rank contributes          input count -> output p*count; input may be output's own chunk
 ///   barrier         0
 struct Collective {
   OpKind kind = OpKind::kBarrier;

@@ -52,7 +52,9 @@ std::string_view Communicator::backend_name() const noexcept { return backend_->
 
 // ---- the operations ----
 
-void Communicator::barrier(const OpOptions& options) { run(make(OpKind::kBarrier, nullptr, nullptr, 0, DType::kUInt8), options); }
+void Communicator::barrier(const OpOptions& options) {
+  run(make(OpKind::kBarrier, nullptr, nullptr, 0, DType::kUInt8), options);
+}
 
 void Communicator::broadcast(void* data, std::size_t count, DType dtype, int root, const OpOptions& options) {
   run(make_broadcast(data, count, dtype, root), options);
@@ -120,7 +122,8 @@ Deadline Communicator::begin(Collective& collective, const OpOptions& options) {
              name_of(collective.dtype));
   LS_REQUIRE(collective.root >= 0 && collective.root < world_size(), "group ", options_.name, ": ",
              name_of(collective.kind), ": root ", collective.root, " is not a rank of a group of ", world_size());
-  const bool moves = collective.kind != OpKind::kBarrier && collective.kind != OpKind::kAllocate && collective.count != 0;
+  const bool moves =
+      collective.kind != OpKind::kBarrier && collective.kind != OpKind::kAllocate && collective.count != 0;
   const bool has_input = collective.kind == OpKind::kBroadcast || collective.input != nullptr;
   LS_REQUIRE(!moves || (has_input && collective.output != nullptr), "group ", options_.name, ": ",
              name_of(collective.kind), " of ", collective.count, " elements was given a null buffer");
@@ -179,9 +182,9 @@ void Communicator::abort(std::string_view cause) noexcept { backend_->abort(caus
 
 void Communicator::require_usable() const {
   if (first_cause_.empty()) return;
-  throw AbortedError(base::cat("rank ", rank(), "/", world_size(), " group ", options_.name,
-                               ": the group can't be used any more, build a new one; it failed first with: ",
-                               first_cause_));
+  throw AbortedError(
+      base::cat("rank ", rank(), "/", world_size(), " group ", options_.name,
+                ": the group can't be used any more, build a new one; it failed first with: ", first_cause_));
 }
 
 void Communicator::fail() {
@@ -191,7 +194,8 @@ void Communicator::fail() {
     first_cause_ = error.what();
     // Where the failure is this rank's alone (memory, say), peers must not wait for it.
     backend_->abort(first_cause_);
-    if (!options_.dump_directory.empty()) recorder_->dump(options_.dump_directory, options_.name, *backend_, first_cause_);
+    if (!options_.dump_directory.empty())
+      recorder_->dump(options_.dump_directory, options_.name, *backend_, first_cause_);
     throw;
   }
 }

@@ -19,15 +19,16 @@ class Recorder;
 
 /// Per-call options.
 struct OpOptions {
-  std::optional<Duration> timeout;  ///< nothing: the communicator's default
-  std::string_view label;           ///< what the buffer is, for messages and the recorder; must outlive the operation
+  std::optional<Duration> timeout = {};  ///< nothing: the communicator's default
+  std::string_view label = {};           ///< what the buffer is, for messages; must outlive the operation
 };
 
 struct CommunicatorOptions {
-  std::string name = "world";                       ///< the group's name in messages
-  Duration timeout = std::chrono::seconds(300);     ///< default deadline of each operation
-  std::size_t recorder_capacity = 256;              ///< last operations kept for diagnosis
-  std::string dump_directory;                       ///< on failure the recorder writes flight_<name>_rank<r>.json here; empty: nowhere
+  std::string name = "world";                    ///< the group's name in messages
+  Duration timeout = std::chrono::seconds(300);  ///< default deadline of each operation
+  std::size_t recorder_capacity = 256;           ///< last operations kept for diagnosis
+  /// On failure the recorder writes flight_<name>_rank<r>.json here; empty: nowhere.
+  std::string dump_directory = {};
 };
 
 /// Collective communication of one group of ranks, on raw memory.
@@ -38,7 +39,8 @@ struct CommunicatorOptions {
 /// Memory:  any; what allocate() returned is reduced without a copy.
 /// Threads: one thread at a time (the caller's), except abort().
 /// Failure: UsageError before any byte moves. PeerError, TimeoutError, MismatchError or AbortedError poison the
-///          communicator: every later call throws AbortedError with the first cause. It is never repaired; build a new one.
+///          communicator: every later call throws AbortedError with the first cause. It is never repaired; build a new
+///          one.
 /// Lifetime: held by shared_ptr; each Work holds one.
 class Communicator : public std::enable_shared_from_this<Communicator> {
  public:
@@ -71,12 +73,11 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
 
   Work barrier_async(const OpOptions& options = {});
   Work broadcast_async(void* data, std::size_t count, DType dtype, int root, const OpOptions& options = {});
-  Work all_reduce_async(const void* input, void* output, std::size_t count, DType dtype,
-                        ReduceOp op = ReduceOp::kSum, const OpOptions& options = {});
+  Work all_reduce_async(const void* input, void* output, std::size_t count, DType dtype, ReduceOp op = ReduceOp::kSum,
+                        const OpOptions& options = {});
   Work reduce_scatter_async(const void* input, void* output, std::size_t count, DType dtype,
                             ReduceOp op = ReduceOp::kSum, const OpOptions& options = {});
-  Work all_gather_async(const void* input, void* output, std::size_t count, DType dtype,
-                        const OpOptions& options = {});
+  Work all_gather_async(const void* input, void* output, std::size_t count, DType dtype, const OpOptions& options = {});
 
   /// Collective: every rank asks for the same number of bytes. See BackendMemory.
   BackendMemory allocate(std::size_t nbytes, const OpOptions& options = {});

@@ -72,8 +72,7 @@ std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, in
   LS_REQUIRE(world_size > 0 && rank >= 0 && rank < world_size, "group ", options.name, ": rank ", rank,
              " is not in [0, ", world_size, ")");
   const Deadline deadline = Deadline::after(options.init_timeout);
-  const std::string backend_name =
-      options.backend != "auto" ? options.backend : (world_size == 1 ? "self" : "shm");
+  const std::string backend_name = options.backend != "auto" ? options.backend : (world_size == 1 ? "self" : "shm");
   std::unique_ptr<Backend> backend;
   if (backend_name == "self") {
     LS_REQUIRE(world_size == 1, "the self backend is for a world of one, not ", world_size, "; use shm");

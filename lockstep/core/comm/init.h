@@ -10,7 +10,7 @@
 namespace lockstep {
 
 struct InitOptions {
-  std::string backend = "auto";                ///< auto, self, shm
+  std::string backend = "auto";  ///< auto, self, shm
   std::string name = "world";
   Duration timeout = std::chrono::seconds(300);       ///< default deadline of each operation
   Duration init_timeout = std::chrono::seconds(300);  ///< for all ranks to arrive

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+
 #include <nlohmann/json.hpp>
 
 #include "lockstep/core/base/check.h"

@@ -4,7 +4,7 @@
 #include <optional>
 #include <utility>
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/parallel/ddp/reducer.h"

@@ -16,19 +16,19 @@ namespace lockstep {
 
 /// DistributedDataParallel's knobs; defaults as PyTorch's, where it has them.
 struct DdpOptions {
-  std::size_t bucket_cap_bytes = 25u << 20;       ///< a bucket is closed when it reaches this
-  std::size_t first_bucket_bytes = 1u << 20;      ///< the first is small, so that reduction starts early
-  bool broadcast_buffers = true;                  ///< rank 0's buffers before each forward that synchronises
+  std::size_t bucket_cap_bytes = 25u << 20;   ///< a bucket is closed when it reaches this
+  std::size_t first_bucket_bytes = 1u << 20;  ///< the first is small, so that reduction starts early
+  bool broadcast_buffers = true;              ///< rank 0's buffers before each forward that synchronises
 };
 
 /// What DDP measured; times are of this rank.
 struct DdpStatistics {
-  std::int64_t steps = 0;             ///< backward passes that synchronised
-  Duration backward_wait{};           ///< total time that backward waited for communication at its end
-  Duration last_backward_wait{};      ///< the same, of the last step
-  std::int64_t gradient_copies = 0;   ///< gradients that were found outside of their slot and copied into it
+  std::int64_t steps = 0;                 ///< backward passes that synchronised
+  Duration backward_wait{};               ///< total time that backward waited for communication at its end
+  Duration last_backward_wait{};          ///< the same, of the last step
+  std::int64_t gradient_copies = 0;       ///< gradients that were found outside of their slot and copied into it
   std::vector<std::size_t> bucket_bytes;  ///< sizes of the buckets, in launch order
-  bool rebuilt = false;               ///< buckets follow the order in which gradients really arrive
+  bool rebuilt = false;                   ///< buckets follow the order in which gradients really arrive
 };
 
 /// The engine behind DistributedDataParallel: everything that does not depend on the module's type.
@@ -77,8 +77,8 @@ class NoSyncGuard {
 /// Gradients live in buckets of the backend's own memory: `.grad` of each parameter is a slot of a bucket, so nothing
 /// is copied. Keep the module's parameters where they are (no module->to(dtype) afterwards).
 /// A parameter that gets no gradient in a backward that synchronises is a UsageError that names it; ranks that had all
-/// of theirs get AbortedError with the same text. A backward that an exception leaves midway is a UsageError at the next
-/// forward. Gradients of gradients (create_graph) are not synchronised.
+/// of theirs get AbortedError with the same text. A backward that an exception leaves midway is a UsageError at the
+/// next forward. Gradients of gradients (create_graph) are not synchronised.
 /// Threads: the thread that calls forward and backward. Failure: as Communicator; backward() throws.
 /// Source: torch.nn.parallel.DistributedDataParallel; bucketing as in Li et al. 2020.
 template <typename ModuleHolder>

@@ -1,12 +1,15 @@
 #include "lockstep/parallel/ddp/reducer.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <utility>
 
+#include <ATen/ATen.h>
 #include <c10/util/strides.h>
 #include <torch/csrc/autograd/engine.h>
-#include <torch/torch.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/log.h"
@@ -124,8 +127,9 @@ void Reducer::lay_out(const std::vector<BucketSpec>& plan) {
 
 void Reducer::before_forward(bool synchronise) {
   if (in_backward_) {
-    fail("the backward before this forward did not come to its end (an exception left it), so the ranks are out of "
-         "step; build a new process group and a new DistributedDataParallel");
+    fail(
+        "the backward before this forward did not come to its end (an exception left it), so the ranks are out of "
+        "step; build a new process group and a new DistributedDataParallel");
   }
   synchronise_ = synchronise;
   if (synchronise && !statistics_.rebuilt && statistics_.steps > 0) rebuild();
@@ -150,7 +154,8 @@ void Reducer::on_gradient(std::size_t index) {
   if (!synchronise_) return;
   if (!in_backward_) begin_backward();
   if (gradient.ready) {
-    fail(base::cat("parameter '", gradient.parameter.name, "' got a gradient twice in one backward: a backward runs "
+    fail(base::cat("parameter '", gradient.parameter.name,
+                   "' got a gradient twice in one backward: a backward runs "
                    "inside another, or the one before was left by an exception; neither can be averaged"));
   }
   gradient.ready = true;
@@ -226,9 +231,10 @@ std::string Reducer::missing_gradients() const {
     names += base::cat(names.empty() ? "'" : ", '", gradient.parameter.name, "'");
   }
   if (missing > kNamesInMessage) names += base::cat(" and ", missing - kNamesInMessage, " more");
-  return base::cat(missing, " of ", gradients_.size(), " parameters got no gradient in this backward: ", names,
-                   "; the loss must depend on every parameter: leave unused ones out of the module, or freeze them "
-                   "(requires_grad_(false)) before DistributedDataParallel is made; and no backward may run inside another");
+  return base::cat(
+      missing, " of ", gradients_.size(), " parameters got no gradient in this backward: ", names,
+      "; the loss must depend on every parameter: leave unused ones out of the module, or freeze them "
+      "(requires_grad_(false)) before DistributedDataParallel is made; and no backward may run inside another");
 }
 
 void Reducer::fail(const std::string& text) {

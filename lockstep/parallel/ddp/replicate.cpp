@@ -7,15 +7,16 @@
 #include <unordered_set>
 #include <utility>
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/parallel/ddp/bucket_plan.h"
 #include "lockstep/parallel/group/dtype_map.h"
 
 namespace lockstep::ddp {
 namespace {
 
-constexpr std::size_t kSlotAlignment = 64;
 constexpr std::size_t kChunkBytes = 32u << 20;  // of temporary memory while the state is broadcast
 constexpr std::size_t kRecordBytes = 512;       // of text in which a rank says how it differs
 
@@ -36,15 +37,16 @@ void require_carried(const char* kind, const NamedTensor& item) {
                        group::from_torch(tensor.scalar_type()).has_value();
   LS_REQUIRE(carried, "DistributedDataParallel: ", kind, " '", name, "' is ", group::tensor_text(tensor),
              "; expected a dense tensor on the CPU of f32 f64 f16 bf16 i8 u8 i32 i64 bool: convert the module first");
-  LS_REQUIRE(!tensor.requires_grad() || tensor.is_leaf(), "DistributedDataParallel: ", kind, " '", name,
-             "' is the result of a computation and holds no gradient; register a leaf: tensor.detach().requires_grad_()");
+  LS_REQUIRE(
+      !tensor.requires_grad() || tensor.is_leaf(), "DistributedDataParallel: ", kind, " '", name,
+      "' is the result of a computation and holds no gradient; register a leaf: tensor.detach().requires_grad_()");
 }
 
 /// One line of a description: the part that says which thing it is, and what it is like.
 struct Entry {
   std::string subject;  // "parameter 3", the number being its place in the list
   std::string name;
-  std::string what;     // "f32 [84, 120]"
+  std::string what;  // "f32 [84, 120]"
 };
 
 std::string join(const std::vector<Entry>& entries) {

@@ -26,10 +26,10 @@ std::optional<std::string> variable_set_by_user() {
 }
 
 bool set_policy() {
-  constexpr int kMmapThreshold = 1 << 30;         // blocks below this come from the heap, where they can be kept
-  constexpr int kTrimThreshold = 2'000'000'000;   // the heap's free end is given back only above this
-  constexpr int kTopPad = 64 << 20;               // the heap grows in steps of this
-  constexpr int kOldestLimit = 32 << 20;          // glibc before 2.35 accepts no larger mmap threshold
+  constexpr int kMmapThreshold = 1 << 30;        // blocks below this come from the heap, where they can be kept
+  constexpr int kTrimThreshold = 2'000'000'000;  // the heap's free end is given back only above this
+  constexpr int kTopPad = 64 << 20;              // the heap grows in steps of this
+  constexpr int kOldestLimit = 32 << 20;         // glibc before 2.35 accepts no larger mmap threshold
   const bool threshold = mallopt(M_MMAP_THRESHOLD, kMmapThreshold) == 1 || mallopt(M_MMAP_THRESHOLD, kOldestLimit) == 1;
   return threshold && mallopt(M_TRIM_THRESHOLD, kTrimThreshold) == 1 && mallopt(M_TOP_PAD, kTopPad) == 1;
 }

@@ -29,7 +29,8 @@ DType require_dense(const Communicator& communicator, std::string_view function,
   if (!tensor.device().is_cpu()) refuse("a tensor on the CPU: pass tensor.cpu()");
   if (!tensor.is_contiguous()) refuse("a contiguous tensor: pass tensor.contiguous()");
   const auto dtype = group::from_torch(tensor.scalar_type());
-  if (!dtype) refuse("one of f32 f64 f16 bf16 i8 u8 i32 i64 bool: convert it, or pass at::view_as_real of a complex one");
+  if (!dtype)
+    refuse("one of f32 f64 f16 bf16 i8 u8 i32 i64 bool: convert it, or pass at::view_as_real of a complex one");
   return *dtype;
 }
 
@@ -126,7 +127,8 @@ at::Tensor ProcessGroup::allocate(std::int64_t numel, DType dtype, const OpOptio
   LS_REQUIRE(numel >= 0, who(*communicator_, "allocate"), ": numel is ", numel, "; expected 0 or more");
   BackendMemory memory = communicator_->allocate(static_cast<std::size_t>(numel) * size_of(dtype), options);
   const auto torch_options = at::TensorOptions().dtype(group::to_torch(dtype)).device(at::kCPU);
-  return at::from_blob(memory.data, {numel}, [owner = std::move(memory.owner)](void*) {}, torch_options);
+  return at::from_blob(
+      memory.data, {numel}, [owner = std::move(memory.owner)](void*) {}, torch_options);
 }
 
 std::shared_ptr<ProcessGroup> init_process_group(const InitOptions& options) {

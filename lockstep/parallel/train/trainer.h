@@ -24,12 +24,12 @@ struct FitOptions {
   std::int64_t eval_every = 1;          ///< ... and after every so many epochs; 0: at the end only
   /// Multiplies the optimizer's learning rate as it is when fit() begins: a pure function of step (from 0) and the
   /// number of steps. Empty: constant.
-  std::function<double(std::int64_t, std::int64_t)> schedule;
+  std::function<double(std::int64_t, std::int64_t)> schedule = {};
   /// True: each StepRecord's loss is over all ranks, for one all-reduce of 16 bytes a step. The same on all ranks.
   bool global_loss = true;
-  DdpOptions ddp;
-  std::function<void(const StepRecord&)> on_step;    ///< called after each step, on every rank
-  std::function<void(const EpochRecord&)> on_epoch;  ///< called after each epoch, on every rank
+  DdpOptions ddp = {};
+  std::function<void(const StepRecord&)> on_step = {};    ///< called after each step, on every rank
+  std::function<void(const EpochRecord&)> on_epoch = {};  ///< called after each epoch, on every rank
 };
 
 /// Collective: trains `model` as a classifier (mean cross entropy) with data parallelism: shuffles by seed and epoch,

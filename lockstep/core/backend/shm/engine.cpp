@@ -186,9 +186,10 @@ void Engine::check_agreement(int peer, const Arrival& theirs) {
   const std::uint64_t signature = theirs.signature.load(std::memory_order_relaxed);
   if (signature == mine.signature.load(std::memory_order_relaxed) && theirs.count == mine.count) return;
   const Operation& current = operation(work_.sequence);
-  std::string text = base::cat("the ranks of group ", group_, " disagree: rank ", segment_.rank(), " calls ",
-                               describe(current.collective), ", rank ", peer, " calls ",
-                               describe(from_signature(signature, theirs.count, theirs.sequence.load(std::memory_order_relaxed))));
+  std::string text =
+      base::cat("the ranks of group ", group_, " disagree: rank ", segment_.rank(), " calls ",
+                describe(current.collective), ", rank ", peer, " calls ",
+                describe(from_signature(signature, theirs.count, theirs.sequence.load(std::memory_order_relaxed))));
   const Path their_path = path_of(signature);
   if (current.plan.path != their_path) {
     text += base::cat("; paths ", name_of(current.plan.path), " and ", name_of(their_path),

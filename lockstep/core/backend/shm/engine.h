@@ -66,8 +66,8 @@ class Engine {
   Cursor post_{1, 0};
   Cursor work_{1, 0};
   Cursor finish_{1, 0};
-  int arrived_ = 0;            ///< ranks below this are known to have posted tick work_.tick
-  int worked_ = 0;             ///< ranks below this are known to have worked tick finish_.tick
+  int arrived_ = 0;                      ///< ranks below this are known to have posted tick work_.tick
+  int worked_ = 0;                       ///< ranks below this are known to have worked tick finish_.tick
   std::vector<std::uint64_t> released_;  ///< last known released counter of each rank
   Clock::time_point last_check_{};       ///< of the peers' lives
 };

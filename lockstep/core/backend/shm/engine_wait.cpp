@@ -117,12 +117,12 @@ void Engine::check_peers() {
     progress();
     if (finished(started_) || has_done_its_part(rank)) continue;
     const PeerState seen = last_seen(rank);
-    report_failure(segment_, FailureKind::kPeerDied, rank, finish_.sequence,
-                   base::cat(doing(), " failed: rank ", rank,
-                             seen.left ? " left the group before it" : " died (its process has ended)",
-                             "; it was last seen in ", seen.sequence == 0 ? "no operation" : name_of(seen.kind), " #",
-                             seen.sequence, ", ", seconds(seen.age),
-                             " s ago; look at that rank's own output for the reason, then rebuild the group"));
+    report_failure(
+        segment_, FailureKind::kPeerDied, rank, finish_.sequence,
+        base::cat(doing(), " failed: rank ", rank,
+                  seen.left ? " left the group before it" : " died (its process has ended)", "; it was last seen in ",
+                  seen.sequence == 0 ? "no operation" : name_of(seen.kind), " #", seen.sequence, ", ",
+                  seconds(seen.age), " s ago; look at that rank's own output for the reason, then rebuild the group"));
     throw_failure(segment_, doing());
   }
 }

@@ -46,8 +46,9 @@ void throw_failure(const Segment& segment, const std::string& doing) {
   }
   const Failure& failure = header.failure;
   const std::string text = failure.text;
-  const std::string told =
-      failure.reporter == segment.rank() ? text : base::cat(doing, ": rank ", failure.reporter, " ended the group: ", text);
+  const std::string told = failure.reporter == segment.rank()
+                               ? text
+                               : base::cat(doing, ": rank ", failure.reporter, " ended the group: ", text);
   if (failure.guilty == segment.rank() && failure.kind != FailureKind::kMismatch) {
     throw AbortedError(base::cat(doing, ": the group gave up on this rank: ", text));
   }

@@ -10,7 +10,8 @@
 namespace lockstep::shm {
 
 /// Makes `text` the group's cause of failure, unless there is one, and wakes everyone. Never throws.
-void report_failure(Segment& segment, FailureKind kind, int guilty, std::uint64_t sequence, std::string_view text) noexcept;
+void report_failure(Segment& segment, FailureKind kind, int guilty, std::uint64_t sequence,
+                    std::string_view text) noexcept;
 
 /// True once the group has failed.
 inline bool has_failed(const Segment& segment) noexcept {

@@ -23,7 +23,7 @@ inline constexpr std::size_t kSeparation = 128;
 
 inline constexpr std::uint64_t kMagic = 0x31706574736b636fULL;  // "ockstep1"
 inline constexpr std::uint64_t kArrivals = 64;                  ///< ticks that a rank may be ahead of the slowest
-inline constexpr std::uint64_t kSlots = 4;                      ///< staging slots of a rank; tick t uses slot t % kSlots
+inline constexpr std::uint64_t kSlots = 4;                      ///< staging slots of a rank; tick t uses t % kSlots
 inline constexpr std::size_t kSegmentBytes = 256u << 10;        ///< largest piece that is staged in one tick
 inline constexpr std::size_t kInlineBytes = 88;                 ///< payload that travels with the arrival itself
 /// A slot holds a piece of input and, behind it, this rank's chunk of the result.
@@ -49,7 +49,7 @@ struct RankBlock {
   alignas(kSeparation) std::atomic<std::uint64_t> released;
   /// 1 + the rank that this rank is asleep for, 0 when awake. Only that peer needs to ring.
   alignas(kSeparation) std::atomic<std::uint32_t> asleep_for;
-  std::atomic<std::uint32_t> doorbell;  ///< futex word; anyone who wakes this rank adds one
+  std::atomic<std::uint32_t> doorbell;                    ///< futex word; anyone who wakes this rank adds one
   alignas(kSeparation) std::atomic<std::uint32_t> ready;  ///< 1 when the fields below are valid, 2 when the rank left
   std::uint32_t pid;
   double cpu_quota;

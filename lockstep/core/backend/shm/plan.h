@@ -20,21 +20,21 @@ const char* name_of(Path path) noexcept;
 
 /// What a rank's buffers are made of; alike on all ranks of a call.
 struct MemoryKind {
-  bool input_shared = false;   ///< the input lies in memory of Backend::allocate
+  bool input_shared = false;  ///< the input lies in memory of Backend::allocate
   bool output_shared = false;
 };
 
 /// The constants that choices are made with.
 struct Tuning {
-  std::size_t direct_min_bytes = 4096;   ///< below, copying flat needs one hand-off less than kDirect
-  std::size_t flat_max_bytes = 32768;    ///< per rank, of two ranks; shrinks as 2 / world_size
+  std::size_t direct_min_bytes = 4096;  ///< below, copying flat needs one hand-off less than kDirect
+  std::size_t flat_max_bytes = 32768;   ///< per rank, of two ranks; shrinks as 2 / world_size
 };
 
 struct Plan {
   Path path = Path::kSync;
   std::uint64_t ticks = 1;
-  std::size_t piece = 0;      ///< elements of a staged piece (of one rank's part, where parts are kept apart)
-  bool wait_worked = false;   ///< an operation is finished only when all peers have done their share
+  std::size_t piece = 0;     ///< elements of a staged piece (of one rank's part, where parts are kept apart)
+  bool wait_worked = false;  ///< an operation is finished only when all peers have done their share
 };
 
 /// Pure: the same arguments give the same plan on every rank.

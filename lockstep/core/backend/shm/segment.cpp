@@ -100,7 +100,8 @@ void Segment::wait_for_all(const std::string& name, Deadline deadline) {
     }
     return ranks;
   };
-  for (auto nap = std::chrono::microseconds(10); !missing().empty(); nap = std::min(nap * 2, std::chrono::microseconds(2000))) {
+  for (auto nap = std::chrono::microseconds(10); !missing().empty();
+       nap = std::min(nap * 2, std::chrono::microseconds(2000))) {
     if (deadline.passed()) {
       throw TimeoutError(base::cat("rank ", rank_, "/", world_size_, " group ", name, ": waited ",
                                    seconds(deadline.timeout()), " s for rank(s) ", missing(),
@@ -142,7 +143,8 @@ void Segment::reserve(std::size_t nbytes) {
 }
 
 BackendMemory Segment::map_reserved() {
-  auto allocation = std::make_shared<Allocation>(memory_->duplicate(), next_offset_, reserved_nbytes_, world_size_, rank_);
+  auto allocation =
+      std::make_shared<Allocation>(memory_->duplicate(), next_offset_, reserved_nbytes_, world_size_, rank_);
   next_offset_ += reserved_nbytes_ * static_cast<std::size_t>(world_size_);
   allocations_.push_back(allocation);
   void* const data = allocation->part(rank_);

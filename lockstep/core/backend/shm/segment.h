@@ -75,7 +75,8 @@ class Segment {
   std::vector<io::UniqueFd> pidfds_;  // Empty for ranks of this process.
   std::vector<RankCpus> cpus_;
   std::vector<std::weak_ptr<Allocation>> allocations_;  // In the order of allocation, alike on all ranks.
-  std::size_t next_offset_;                             // Offsets are never reused: they must not depend on when a rank frees.
+  // Offsets are never reused: they must not depend on when a rank frees.
+  std::size_t next_offset_;
   std::size_t reserved_nbytes_ = 0;
 };
 

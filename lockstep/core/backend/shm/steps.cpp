@@ -2,7 +2,7 @@
 //
 //   inline, flat   post: my contribution -> arrival line or slot      work: combine or copy everyone's into my output
 //   staged         post: the parts of a piece that peers reduce -> slot
-//                  work: reduce my chunk of the piece from all slots; all_reduce also leaves it in my slot's second half
+//                  work: reduce my chunk of the piece from all slots (all_reduce: also into my slot's second half)
 //                  finish (all_reduce): copy the peers' chunks from their slots' second halves
 //   direct         post: nothing but addresses
 //                  work: reduce my chunk straight from all inputs, push it straight into all outputs ("two hand-offs
@@ -109,12 +109,14 @@ void copy_bytes(void* destination, const void* source, std::size_t nbytes) {
 // ---- post ----
 
 void post_all_reduce(const Call& call) {
-  if (call.plan.path != Path::kStaged) return copy_bytes(call.staged(call.rank), call.input(0), call.piece_count * call.width);
+  if (call.plan.path != Path::kStaged) {
+    return copy_bytes(call.staged(call.rank), call.input(0), call.piece_count * call.width);
+  }
   for (int peer = 0; peer < call.world; ++peer) {
     const Range chunk = call.chunk(call.piece_count, peer);
     if (peer == call.rank) continue;
     copy_bytes(call.staged(call.rank) + chunk.begin * call.width, call.input(call.piece_begin + chunk.begin),
-         chunk.size() * call.width);
+               chunk.size() * call.width);
   }
 }
 
@@ -125,7 +127,7 @@ void post_reduce_scatter(const Call& call) {
     if (peer == call.rank) continue;
     const auto index = static_cast<std::size_t>(peer);
     copy_bytes(call.staged(call.rank) + index * stride * call.width,
-         call.input(index * call.collective.count + call.piece_begin), call.piece_count * call.width);
+               call.input(index * call.collective.count + call.piece_begin), call.piece_count * call.width);
   }
 }
 
@@ -142,8 +144,8 @@ void work_all_reduce(const Call& call) {
   }
   const Range chunk = call.chunk(call.piece_count, call.rank);
   for (int peer = 0; peer < call.world; ++peer) {
-    sources[peer] = peer == call.rank ? call.input(call.piece_begin + chunk.begin)
-                                      : call.staged(peer) + chunk.begin * call.width;
+    sources[peer] =
+        peer == call.rank ? call.input(call.piece_begin + chunk.begin) : call.staged(peer) + chunk.begin * call.width;
   }
   const std::array<void*, 2> destinations = {call.result(call.rank), call.output(call.piece_begin + chunk.begin)};
   call.reduce(sources.view(), destinations, chunk.size());
@@ -165,7 +167,7 @@ void work_all_gather(const Call& call) {
   for (int peer = 0; peer < call.world; ++peer) {
     const std::byte* const source = peer == call.rank ? call.input(call.piece_begin) : call.staged(peer);
     copy_bytes(call.output(static_cast<std::size_t>(peer) * call.collective.count + call.piece_begin), source,
-         call.piece_count * call.width);
+               call.piece_count * call.width);
   }
 }
 
@@ -199,7 +201,7 @@ void work_direct_all_gather(const Call& call) {
   for (int step = 0; step < call.world; ++step) {
     const int peer = (call.rank + step) % call.world;
     copy_bytes(call.output(static_cast<std::size_t>(peer) * call.collective.count),
-         call.resolve(peer, call.addresses(peer).input), nbytes);
+               call.resolve(peer, call.addresses(peer).input), nbytes);
   }
 }
 
@@ -210,7 +212,7 @@ void work_direct_broadcast(const Call& call) {
   for (int peer = 0; peer < call.world; ++peer) {
     if (peer == root) continue;
     copy_bytes(call.resolve(peer, call.addresses(peer).output) + chunk.begin * call.width, source,
-         chunk.size() * call.width);
+               chunk.size() * call.width);
   }
 }
 
@@ -258,7 +260,8 @@ void work(const Segment& segment, const Operation& operation, std::uint64_t inde
     case OpKind::kAllGather: return work_all_gather(call);
     case OpKind::kBroadcast:
       if (call.rank == call.collective.root) return;
-      return copy_bytes(call.output(call.piece_begin), call.staged(call.collective.root), call.piece_count * call.width);
+      return copy_bytes(call.output(call.piece_begin), call.staged(call.collective.root),
+                        call.piece_count * call.width);
     case OpKind::kBarrier:
     case OpKind::kAllocate: return;
   }

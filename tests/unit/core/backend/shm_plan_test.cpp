@@ -1,8 +1,7 @@
-#include "lockstep/core/backend/shm/plan.h"
-
 #include <gtest/gtest.h>
 
 #include "lockstep/core/backend/shm/layout.h"
+#include "lockstep/core/backend/shm/plan.h"
 #include "lockstep/core/backend/shm/waiting.h"
 
 namespace lockstep::shm {

@@ -1,10 +1,10 @@
 // Every operation x dtype x world x awkward count x in place or not x both kinds of memory, on exact inputs with ==.
 
-#include <gtest/gtest.h>
-
 #include <cstring>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "lockstep/core/comm/communicator.h"
 #include "lockstep/core/comm/init.h"
@@ -15,11 +15,11 @@
 namespace lockstep {
 namespace {
 
+using support::run_ranks;
 using testing::contribution;
 using testing::expected;
 using testing::get;
 using testing::put;
-using support::run_ranks;
 
 /// A buffer of one rank: from the heap, or handed out by the backend.
 class Buffer {
@@ -86,8 +86,8 @@ std::size_t count_wrong(const void* data, std::size_t count, std::size_t offset,
     double want = expected(offset + i, world, op, dtype);
     if (op == ReduceOp::kAvg) {
       const float factor = 1.0f / static_cast<float>(world);
-      want = dtype == DType::kFloat64 ? want * (1.0 / world)
-                                      : testing::rounded(static_cast<float>(want) * factor, dtype);
+      want =
+          dtype == DType::kFloat64 ? want * (1.0 / world) : testing::rounded(static_cast<float>(want) * factor, dtype);
     }
     if (get(data, i, dtype) != want) ++wrong;
   }

@@ -2,17 +2,17 @@
 
 #include "lockstep/core/comm/communicator.h"
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <array>
 #include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "lockstep/core/comm/init.h"
 #include "lockstep/core/io/file.h"
@@ -22,9 +22,9 @@
 namespace lockstep {
 namespace {
 
+using support::run_ranks;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using support::run_ranks;
 
 std::shared_ptr<Communicator> join(const std::shared_ptr<Store>& store, int rank, int world,
                                    Duration timeout = std::chrono::seconds(30), const std::string& name = "world") {
@@ -89,7 +89,8 @@ TEST(Communicator, MismatchNamesBothSidesOnEveryRank) {
          c.all_reduce(data, data, 100, DType::kFloat32, rank == 1 ? ReduceOp::kMax : ReduceOp::kSum);
        },
        "(100 f32, sum)", "(100 f32, max)"},
-      {"root", [](Communicator& c, int rank, float* data) { c.broadcast(data, 100, DType::kFloat32, rank == 1 ? 1 : 0); },
+      {"root",
+       [](Communicator& c, int rank, float* data) { c.broadcast(data, 100, DType::kFloat32, rank == 1 ? 1 : 0); },
        "root 0", "root 1"},
   }};
   for (const Case& test : cases) {
@@ -180,7 +181,8 @@ TEST(Communicator, FailureWritesTheRecordersFile) {
     const auto communicator = join(store, rank, 2, std::chrono::seconds(30), "dp/0");
     float x = 0;
     communicator->all_reduce(&x, &x, 1, DType::kFloat32, ReduceOp::kSum, {.timeout = {}, .label = "loss"});
-    text_of<MismatchError>([&] { rank == 0 ? communicator->barrier() : communicator->broadcast(&x, 1, DType::kFloat32, 0); });
+    text_of<MismatchError>(
+        [&] { rank == 0 ? communicator->barrier() : communicator->broadcast(&x, 1, DType::kFloat32, 0); });
   });
   ::unsetenv("LOCKSTEP_FLIGHT_DIR");
   for (const int rank : {0, 1}) {

@@ -12,14 +12,14 @@
 namespace lockstep {
 namespace {
 
-using ::testing::AllOf;
-using ::testing::HasSubstr;
 using test::all_equal;
 using test::error_text;
 using test::run_rank_threads;
 using test::SmallNet;
 using test::WeightedSum;
 using test::WeightedSumImpl;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 using Specs = std::vector<WeightedSumImpl::Spec>;
 
@@ -50,8 +50,10 @@ INSTANTIATE_TEST_SUITE_P(Worlds, DdpWorlds, ::testing::Values(1, 2, 3, 4));
 TEST_P(DdpWorlds, StartsFromParametersAndBuffersOfRankZero) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int rank = group->rank();
-    WeightedSum model(Specs{{{3, 4}}, {{5}, at::kDouble}, {{2}, at::kHalf, false}, {{0}}, {{4}, at::kBFloat16}}, rank + 10);
-    const at::Tensor transposed = model->register_parameter("transposed", (at::arange(12.0) * (rank + 1)).view({4, 3}).t());
+    WeightedSum model(Specs{{{3, 4}}, {{5}, at::kDouble}, {{2}, at::kHalf, false}, {{0}}, {{4}, at::kBFloat16}},
+                      rank + 10);
+    const at::Tensor transposed =
+        model->register_parameter("transposed", (at::arange(12.0) * (rank + 1)).view({4, 3}).t());
     model->register_buffer("steps", at::full({}, rank + 3, at::kLong));
     const void* const before = model->weights[0].data_ptr();
     DistributedDataParallel ddp(model, group);
@@ -140,7 +142,8 @@ TEST(Ddp, NamesDifferencesOfNamesBuffersAndOptions) {
     model->register_parameter(group->rank() == 0 ? "left" : "right", at::ones({1}));
     DistributedDataParallel ddp(model, group);
   };
-  EXPECT_THAT(mismatch(2, named), HasSubstr("parameter 1 is 'left' (f32 [1]) on rank 0 but 'right' (f32 [1]) on rank 1"));
+  EXPECT_THAT(mismatch(2, named),
+              HasSubstr("parameter 1 is 'left' (f32 [1]) on rank 0 but 'right' (f32 [1]) on rank 1"));
   const auto buffered = [](const auto& group) {
     WeightedSum model(Specs{{{2}}});
     if (group->rank() == 0) model->register_buffer("mean", at::ones({1}));
@@ -255,7 +258,8 @@ TEST(Ddp, TrainsANetworkWithBatchNormalisation) {
     const at::NoGradGuard no_grad;
     net->eval();
     ddp->forward(inputs(0, 6));
-    for (const auto& tensor : net->parameters()) states[static_cast<std::size_t>(group->rank())].push_back(tensor.detach());
+    for (const auto& tensor : net->parameters())
+      states[static_cast<std::size_t>(group->rank())].push_back(tensor.detach());
     for (const auto& tensor : net->buffers()) states[static_cast<std::size_t>(group->rank())].push_back(tensor);
   });
   ASSERT_EQ(states[0].size(), 9u);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -24,14 +25,15 @@ class WeightedSumImpl : public torch::nn::Module {
 
   explicit WeightedSumImpl(const std::vector<Spec>& specs, double fill = 1) {
     for (const Spec& spec : specs) {
-      weights.push_back(register_parameter("p" + std::to_string(weights.size()),
-                                           at::full(spec.shape, fill, spec.type), spec.trained));
+      weights.push_back(register_parameter("p" + std::to_string(weights.size()), at::full(spec.shape, fill, spec.type),
+                                           spec.trained));
     }
   }
 
   at::Tensor forward(double scale) {
     at::Tensor sum = at::zeros({}, at::kDouble);
-    for (const std::size_t i : order()) sum = sum + (weights[i].sum() * (static_cast<double>(i) + 1) * scale).to(at::kDouble);
+    for (const std::size_t i : order())
+      sum = sum + (weights[i].sum() * (static_cast<double>(i) + 1) * scale).to(at::kDouble);
     return sum;
   }
 

@@ -13,15 +13,15 @@
 namespace lockstep::ddp {
 namespace {
 
-using ::testing::AllOf;
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
-using ::testing::Not;
 using test::all_equal;
 using test::error_text;
 using test::run_rank_threads;
 using test::WeightedSum;
 using test::WeightedSumImpl;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 using Specs = std::vector<WeightedSumImpl::Spec>;
 

@@ -16,9 +16,9 @@
 namespace lockstep {
 namespace {
 
+using test::run_rank_threads;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using test::run_rank_threads;
 
 std::string usage_error(const std::function<void()>& call) {
   try {
