@@ -1,8 +1,11 @@
 // lockstep-train: trains an image classifier on one worker or many.
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -19,6 +22,7 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
+constexpr auto kMeetToReport = std::chrono::seconds(5);  // how long a rank that can't go on waits to say so once
 
 /// Why a process can't go on.
 struct Failure {
@@ -64,7 +68,16 @@ int train_in_group(const Command& command, std::optional<Failure> failure) {
   const Options& options = command.options;
   if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
   const auto timeout = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options.timeout));
-  const auto group = init_process_group({.timeout = timeout, .init_timeout = timeout});
+  std::shared_ptr<ProcessGroup> group;
+  try {
+    const Duration init_timeout = failure ? std::min<Duration>(timeout, kMeetToReport) : timeout;
+    group = init_process_group({.timeout = timeout, .init_timeout = init_timeout});
+  } catch (const Error&) {
+    if (!failure) throw;
+    // The others are not coming, perhaps for the same reason: this rank speaks for itself.
+    print_failure(failure->text);
+    return failure->exit_code;
+  }
   std::optional<Inputs> inputs;
   if (!failure) {
     try {

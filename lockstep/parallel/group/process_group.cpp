@@ -8,6 +8,7 @@
 #include "lockstep/core/base/log.h"
 #include "lockstep/parallel/group/dtype_map.h"
 #include "lockstep/parallel/group/memory_policy.h"
+#include "lockstep/parallel/group/thread_share.h"
 
 namespace lockstep {
 namespace {
@@ -135,6 +136,7 @@ std::shared_ptr<ProcessGroup> init_process_group(const InitOptions& options) {
   keep_freed_memory();
   Job job = init_from_environment(options);
   base::set_log_identity(base::cat("rank ", job.communicator->rank(), "/", job.communicator->world_size()));
+  group::share_threads(job.environment.local_world_size);
   return std::make_shared<ProcessGroup>(std::move(job.communicator), std::move(job.environment), std::move(job.store));
 }
 

@@ -150,7 +150,7 @@ class Run {
   // Called with losses that all ranks share, so that all of them stop together.
   void require_number(double loss) const {
     if (std::isfinite(loss)) return;
-    throw Error(base::cat("the loss became ", loss, " at step ", step_, " of ", steps_,
+    throw Error(base::cat("the loss became ", std::isnan(loss) ? "nan" : "infinite", " at step ", step_, " of ", steps_,
                           ": lower the learning rate or check the data"));
   }
 

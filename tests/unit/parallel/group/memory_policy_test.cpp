@@ -13,22 +13,6 @@
 namespace lockstep {
 namespace {
 
-long page_faults() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_minflt;
-}
-
-/// A training step's habit: a large block is taken, filled and freed.
-void use_block() {
-  constexpr std::size_t kBytes = 48u << 20;
-  void* const block = std::malloc(kBytes);
-  ASSERT_NE(block, nullptr);
-  std::memset(block, 1, kBytes);
-  __asm__ volatile("" : : "r"(block) : "memory");  // The compiler may not drop what nobody reads.
-  std::free(block);
-}
-
 TEST(MemoryPolicy, LeavesTheChoiceToTheUser) {
   {
     ScopedEnvironment environment;
@@ -53,7 +37,24 @@ TEST(MemoryPolicy, RefusesAnotherWord) {
   EXPECT_THROW(keep_freed_memory(), UsageError);
 }
 
+// A sanitizer brings an allocator of its own.
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+long page_faults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt;
+}
+
+/// A training step's habit: a large block is taken, filled and freed.
+void use_block() {
+  constexpr std::size_t kBytes = 48u << 20;
+  void* const block = std::malloc(kBytes);
+  ASSERT_NE(block, nullptr);
+  std::memset(block, 1, kBytes);
+  __asm__ volatile("" : : "r"(block) : "memory");  // The compiler may not drop what nobody reads.
+  std::free(block);
+}
+
 TEST(MemoryPolicy, FreedBlocksCostNoPageFaultsTheSecondTime) {
   const ScopedEnvironment environment;
   ASSERT_TRUE(keep_freed_memory());
