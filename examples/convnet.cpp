@@ -33,11 +33,11 @@ int main(int argc, char** argv) {
   torch::manual_seed(0);
   LeNet net;  // an ordinary torch::nn module
   lockstep::DistributedDataParallel ddp(net, world);
-  torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.05).momentum(0.9));
+  torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.05).momentum(0.95));
 
   // The same global batch whatever the number of workers.
   const std::size_t batch_size = 64 / static_cast<std::size_t>(world->world_size());
-  for (int epoch = 0; epoch < 10; ++epoch) {
+  for (int epoch = 0; epoch < 15; ++epoch) {
     sampler.set_epoch(static_cast<std::uint64_t>(epoch));
     for (auto& batch : lockstep::data::loader(data, sampler, {.batch_size = batch_size})) {
       optimizer.zero_grad();

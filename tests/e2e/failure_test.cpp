@@ -2,25 +2,20 @@
 
 #include <csignal>
 #include <filesystem>
-#include <set>
 #include <thread>
 
 #include <gmock/gmock.h>
 
 #include "tests/e2e/training.h"
+#include "tests/support/dev_shm.h"
 
 namespace lockstep::e2e {
 namespace {
 
+using support::shared_memory_files;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-std::set<std::string> shared_memory_files() {
-  std::set<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) names.insert(entry.path().filename());
-  return names;
-}
 
 /// The process that runs as `rank` below `ancestor`, or -1.
 pid_t find_worker(pid_t launcher, int rank) {

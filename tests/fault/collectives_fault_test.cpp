@@ -3,10 +3,8 @@
 
 #include <algorithm>
 #include <csignal>
-#include <filesystem>
 #include <iostream>
 #include <random>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -14,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/core/comm/init.h"
+#include "tests/support/dev_shm.h"
 #include "tests/support/processes.h"
 
 namespace lockstep {
@@ -22,6 +21,7 @@ namespace {
 using support::Arguments;
 using support::ProcessOptions;
 using support::ProcessResult;
+using support::shared_memory_files;
 using ::testing::HasSubstr;
 
 constexpr int kRanks = 4;
@@ -86,12 +86,6 @@ LOCKSTEP_WORKER(operations_until_somebody_fails) {
     return report("other", -1, error.what());
   }
   return 1;
-}
-
-std::set<std::string> shared_memory_files() {
-  std::set<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) names.insert(entry.path().filename());
-  return names;
 }
 
 ProcessResult run(unsigned seed, int victim, int last, int signal, int timeout_ms) {
