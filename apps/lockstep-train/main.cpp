@@ -52,7 +52,7 @@ void print_failure(const std::string& text) { std::fprintf(stderr, "lockstep-tra
 std::optional<int> agree_on_failure(ProcessGroup& group, const std::optional<Failure>& failure) {
   at::Tensor codes = torch::zeros({group.world_size()}, torch::kInt64);
   at::Tensor code = torch::full({1}, failure ? failure->exit_code : 0, torch::kInt64);
-  group.all_gather(codes, code, {.timeout = {}, .label = "start-up state"});
+  group.all_gather(codes, code, OpOptions{.timeout = {}, .label = "start-up state"});
   for (int rank = 0; rank < group.world_size(); ++rank) {
     const auto rank_code = codes[rank].item<int>();
     if (rank_code == 0) continue;

@@ -13,6 +13,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "apps/lockstep/bench/communicator_engine.h"
+#include "apps/lockstep/bench/explain.h"
 #include "apps/lockstep/bench/limits.h"
 #include "apps/lockstep/bench/report.h"
 #include "apps/lockstep/bench/sweep.h"
@@ -32,6 +34,9 @@ struct BenchOptions {
   std::string memory = "backend";
   double timeout_seconds = 60;
   int retries = 0;
+  bool explain = false;
+
+  bool in_backend() const { return memory == "backend"; }
 };
 
 /// Results on their way from rank 0 to this process; in memory that the ranks inherit, so that what was measured
@@ -67,59 +72,19 @@ class ResultBoard {
   std::unique_ptr<Board, void (*)(Board*)> board_;
 };
 
-/// A rank of Lockstep's own communicator.
-class CommunicatorEngine final : public bench::Engine {
- public:
-  CommunicatorEngine(std::shared_ptr<Communicator> communicator, const BenchOptions& options)
-      : communicator_(std::move(communicator)),
-        dtype_(options.sweep.dtype),
-        op_(options.sweep.reduce_op),
-        in_backend_(options.memory == "backend") {}
-
-  int rank() const override { return communicator_->rank(); }
-
-  void* allocate(std::size_t nbytes) override {
-    if (in_backend_) {
-      backend_memory_.push_back(communicator_->allocate(nbytes));
-      return backend_memory_.back().data;
-    }
-    constexpr std::align_val_t kPage{4096};
-    user_memory_.emplace_back(static_cast<std::byte*>(::operator new(nbytes, kPage)),
-                              [](std::byte* data) { ::operator delete(data, kPage); });
-    return user_memory_.back().get();
-  }
-
-  void barrier() override { communicator_->barrier(); }
-  void broadcast(void* data, std::size_t count) override { communicator_->broadcast(data, count, dtype_, 0); }
-  void all_reduce(void* data, std::size_t count) override { communicator_->all_reduce(data, data, count, dtype_, op_); }
-  void reduce_scatter(const void* input, void* output, std::size_t count) override {
-    communicator_->reduce_scatter(input, output, count, dtype_, op_);
-  }
-  void all_gather(const void* input, void* output, std::size_t count) override {
-    communicator_->all_gather(input, output, count, dtype_);
-  }
-  void gather_doubles(const double* mine, double* all, std::size_t count) override {
-    communicator_->all_gather(mine, all, count, DType::kFloat64);
-  }
-
- private:
-  std::shared_ptr<Communicator> communicator_;
-  DType dtype_;
-  ReduceOp op_;
-  bool in_backend_;
-  std::vector<BackendMemory> backend_memory_;
-  std::vector<std::unique_ptr<std::byte, void (*)(std::byte*)>> user_memory_;
-};
+Job join(const BenchOptions& options) {
+  const auto timeout = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options.timeout_seconds));
+  return init_from_environment({.name = "bench", .timeout = timeout, .init_timeout = timeout});
+}
 
 /// What each rank runs.
 void run_rank(const BenchOptions& options, const std::vector<int>& cpus, ResultBoard& board) {
-  const auto timeout = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options.timeout_seconds));
-  const Job job = init_from_environment({.name = "bench", .timeout = timeout, .init_timeout = timeout});
+  const Job job = join(options);
   const int rank = job.communicator->rank();
   if (options.sweep.world_size <= static_cast<int>(cpus.size())) {
     bench::pin_to_cpu(cpus[static_cast<std::size_t>(rank)]);
   }
-  CommunicatorEngine engine(job.communicator, options);
+  bench::CommunicatorEngine engine(job.communicator, options.sweep, options.in_backend());
   const bool watched = rank == 0 && ::isatty(STDERR_FILENO) != 0;
   bench::run_sweep(engine, options.sweep, [&](const SizeResult& result) {
     if (rank == 0) board.add(result);
@@ -129,6 +94,29 @@ void run_rank(const BenchOptions& options, const std::vector<int>& cpus, ResultB
   job.communicator->barrier();
 }
 
+/// Forms a group and lets rank 0 say what it would do; returns the exit code.
+int run_explain(const BenchOptions& options) {
+  LS_REQUIRE(options.what != "limits", "--explain needs an operation: ", bench::known_operations());
+  bench::require_explainable(options.sweep);
+  bench::validate(options.sweep);
+  spawn(
+      [&options](int, int) {
+        const Job job = join(options);
+        if (job.communicator->rank() == 0) {
+          const bench::RowContext context{"lockstep", options.memory, options.sweep};
+          const auto rows = bench::explain_sweep(*job.communicator, options.sweep, options.in_backend());
+          if (options.sweep.json) {
+            for (const bench::SizePaths& row : rows) std::cout << to_json(context, row) << '\n';
+          } else {
+            bench::print_paths(std::cout, context, rows, bench::handoff_us(*job.communicator));
+          }
+        }
+        job.communicator->barrier();
+      },
+      options.sweep.world_size, {.pin = false});
+  return 0;
+}
+
 void print_attempt(const BenchOptions& options, const std::vector<SizeResult>& results,
                    const bench::MachineLimits& before, const bench::MachineLimits& after) {
   const bench::RowContext context{"lockstep", options.memory, options.sweep};
@@ -136,7 +124,7 @@ void print_attempt(const BenchOptions& options, const std::vector<SizeResult>& r
     if (!results.empty()) bench::print_table(std::cout, context, results, before);
     bench::print_limits(std::cout, before, after);
   } else {
-    const auto kind = options.memory == "user" ? bench::MemoryKind::kUser : bench::MemoryKind::kBackend;
+    const auto kind = options.in_backend() ? bench::MemoryKind::kBackend : bench::MemoryKind::kUser;
     for (const SizeResult& result : results) {
       std::cout << to_json(context, result, model_us(options.sweep, kind, result.size.bytes, before)) << '\n';
     }
@@ -185,9 +173,7 @@ int run_bench(const BenchOptions& options) {
 void add_bench_command(CLI::App& app, int& exit_code) {
   const auto options = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand("bench", "measure collectives, beside what this machine allows");
-  command
-      ->add_option("operation", options->what,
-                   "all_reduce, all_gather, reduce_scatter, broadcast, barrier; or limits: the machine's own")
+  command->add_option("operation", options->what, bench::known_operations() + "; or limits: the machine's own")
       ->capture_default_str();
   bench::add_sweep_flags(*command, options->sweep);
   command->add_option("--memory", options->memory, "backend: reduced without a copy; user: any other memory")
@@ -196,13 +182,15 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   command->add_option("--timeout", options->timeout_seconds, "seconds that the ranks wait for each other")
       ->check(CLI::Range(0.1, 86400.0))
       ->capture_default_str();
+  command->add_flag("--explain", options->explain,
+                    "measure nothing: print how each size would go, and the model's time of each way");
   command->add_option("--retry", options->retries, "runs to add while the hand-off between the cores changes")
       ->check(CLI::Range(0, 100))
       ->capture_default_str();
   command->callback([options, &exit_code] {
     try {
       if (options->what != "limits") options->sweep.op = bench::parse_op_kind(options->what);
-      exit_code = run_bench(*options);
+      exit_code = options->explain ? run_explain(*options) : run_bench(*options);
     } catch (const UsageError& error) {
       std::cerr << "lockstep bench: " << error.what() << '\n';
       exit_code = 2;

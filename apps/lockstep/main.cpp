@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 
 #include "apps/lockstep/bench_command.h"
+#include "apps/lockstep/doctor_command.h"
 #include "apps/lockstep/run_command.h"
 #include "apps/lockstep/train_command.h"
 #include "lockstep/core/base/environment.h"
@@ -51,7 +52,7 @@ int help_command(const CLI::App& app, const std::string& topic) {
   } else {
     for (const CLI::App* const command : app.get_subcommands([](const CLI::App*) { return true; })) {
       if (command->get_name() != topic) continue;
-      std::cout << command->help();
+      std::cout << command->help(app.get_name());
       return 0;
     }
     std::cerr << "lockstep help: '" << topic << "' is no topic; there is env, and each command (see lockstep --help)\n";
@@ -72,13 +73,19 @@ int run(int argc, char** argv) {
   app.add_subcommand("run", "start the workers of a job on this host and watch over them");
   app.add_subcommand("train", "train a model (the program lockstep-train)");
   add_bench_command(app, exit_code);
+  add_doctor_command(app, exit_code);
   std::string topic;
   CLI::App* const help = app.add_subcommand("help", "this text, or about a TOPIC: env, run, train ...");
   help->add_option("topic", topic, "env: the environment variables; or a command");
-  help->callback([&] { exit_code = help_command(app, topic); });
   app.add_subcommand("version", "print the version")->callback([] {
     std::cout << "lockstep " << LOCKSTEP_VERSION << "\n";
   });
+  // Not parsed as the others are: a command's name as a topic would be taken for that command.
+  if (first == "help" && (argc == 2 || *argv[2] != '-')) {
+    if (argc <= 3) return help_command(app, argc == 3 ? argv[2] : "");
+    std::cerr << "lockstep help: one topic at a time (see lockstep help --help)\n";
+    return 2;
+  }
   if (argc == 1) {
     std::cout << app.help();
     return 0;

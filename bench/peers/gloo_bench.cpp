@@ -12,12 +12,16 @@
 #include <CLI/CLI.hpp>
 #include <gloo/allgather.h>
 #include <gloo/allreduce.h>
+#include <gloo/alltoall.h>
 #include <gloo/barrier.h>
 #include <gloo/broadcast.h>
+#include <gloo/gather.h>
 #include <gloo/math.h>
+#include <gloo/reduce.h>
 #include <gloo/reduce_scatter.h>
 #include <gloo/rendezvous/context.h>
 #include <gloo/rendezvous/file_store.h>
+#include <gloo/scatter.h>
 #include <gloo/transport/tcp/device.h>
 
 #include "apps/lockstep/bench/limits.h"
@@ -71,14 +75,22 @@ class GlooEngine final : public bench::Engine {
     gloo::AllreduceOptions options(context_);
     options.setAlgorithm(algorithm_);
     options.setOutput(static_cast<float*>(data), count);
-    options.setReduceFunction(
-        [](void* out, const void* a, const void* b, std::size_t n) { gloo::sum<float>(out, a, b, n); });
+    options.setReduceFunction(add);
     options.setTag(tag_++);
     gloo::allreduce(options);
   }
+  void reduce(const void* input, void* output, std::size_t count) override {
+    gloo::ReduceOptions options(context_);
+    options.setInput(floats(input), count);
+    options.setOutput(static_cast<float*>(output), count);
+    options.setReduceFunction(add);
+    options.setRoot(0);
+    options.setTag(tag_++);
+    gloo::reduce(options);
+  }
   /// Gloo has it only as a class that works in place on its input, for one fixed buffer.
   void reduce_scatter(const void* input, void* output, std::size_t count) override {
-    auto* data = const_cast<float*>(static_cast<const float*>(input));
+    float* const data = floats(input);
     const int ranks = context_->size;
     if (!scatter_ || scatter_count_ != count) {
       scatter_count_ = count;
@@ -90,13 +102,56 @@ class GlooEngine final : public bench::Engine {
     std::memcpy(output, data, count * sizeof(float));
   }
   void all_gather(const void* input, void* output, std::size_t count) override {
-    gather(static_cast<const float*>(input), static_cast<float*>(output), count);
+    gather_everywhere(static_cast<const float*>(input), static_cast<float*>(output), count);
   }
-  void gather_doubles(const double* mine, double* all, std::size_t count) override { gather(mine, all, count); }
+  void gather(const void* input, void* output, std::size_t count) override {
+    gloo::GatherOptions options(context_);
+    options.setInput(floats(input), count);
+    if (rank() == 0) options.setOutput(static_cast<float*>(output), count * ranks());
+    options.setRoot(0);
+    options.setTag(tag_++);
+    gloo::gather(options);
+  }
+  void scatter(const void* input, void* output, std::size_t count) override {
+    gloo::ScatterOptions options(context_);
+    if (rank() == 0) {
+      std::vector<float*> chunks;
+      for (std::size_t peer = 0; peer < ranks(); ++peer) chunks.push_back(floats(input) + peer * count);
+      options.setInputs(chunks, count);
+    }
+    options.setOutput(static_cast<float*>(output), count);
+    options.setRoot(0);
+    options.setTag(tag_++);
+    gloo::scatter(options);
+  }
+  void all_to_all(const void* input, void* output, std::size_t count) override {
+    gloo::AlltoallOptions options(context_);
+    options.setInput(floats(input), count * ranks());
+    options.setOutput(static_cast<float*>(output), count * ranks());
+    options.setTag(tag_++);
+    gloo::alltoall(options);
+  }
+  void sendrecv(const void* input, void* output, std::size_t count) override {
+    const auto sent = context_->createUnboundBuffer(floats(input), count * sizeof(float));
+    const auto received = context_->createUnboundBuffer(output, count * sizeof(float));
+    const std::uint64_t slot = tag_++;
+    received->recv((rank() + context_->size - 1) % context_->size, slot);
+    sent->send((rank() + 1) % context_->size, slot);
+    received->waitRecv(kTimeout);
+    sent->waitSend(kTimeout);
+  }
+  void gather_doubles(const double* mine, double* all, std::size_t count) override {
+    gather_everywhere(mine, all, count);
+  }
 
  private:
+  static void add(void* out, const void* a, const void* b, std::size_t n) { gloo::sum<float>(out, a, b, n); }
+  /// Gloo takes inputs as what it could write to.
+  static float* floats(const void* input) { return const_cast<float*>(static_cast<const float*>(input)); }
+  std::size_t ranks() const { return static_cast<std::size_t>(context_->size); }
+
   template <typename T>
-  void gather(const T* input, T* output, std::size_t count) {
+  void gather_everywhere(const T* input, T* output, std::size_t count) {
     gloo::AllgatherOptions options(context_);
     options.setInput(const_cast<T*>(input), count);
     options.setOutput(output, count * static_cast<std::size_t>(context_->size));
@@ -178,7 +233,7 @@ int run_all(const Arguments& arguments) {
 int main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Gloo in the loop of `lockstep bench` (f32, sum); one JSON object a line");
-  app.add_option("operation", arguments.operation, "all_reduce, all_gather, reduce_scatter, broadcast, barrier");
+  app.add_option("operation", arguments.operation, bench::known_operations());
   app.add_option("--algorithm", arguments.algorithm, "of all_reduce")->check(CLI::IsMember({"ring", "bcube"}));
   app.add_flag("--pin", arguments.pin, "pin each rank, with its threads, to one CPU");
   bench::add_sweep_flags(app, arguments.sweep);

@@ -45,12 +45,35 @@ class MpiEngine final : public bench::Engine {
   void all_reduce(void* data, std::size_t count) override {
     MPI_Allreduce(MPI_IN_PLACE, data, static_cast<int>(count), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
   }
+  void reduce(const void* input, void* output, std::size_t count) override {
+    MPI_Reduce(input, output, static_cast<int>(count), MPI_FLOAT, MPI_SUM, 0, MPI_COMM_WORLD);
+  }
   void reduce_scatter(const void* input, void* output, std::size_t count) override {
     MPI_Reduce_scatter_block(input, output, static_cast<int>(count), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
   }
   void all_gather(const void* input, void* output, std::size_t count) override {
     const int elements = static_cast<int>(count);
     MPI_Allgather(input, elements, MPI_FLOAT, output, elements, MPI_FLOAT, MPI_COMM_WORLD);
+  }
+  void gather(const void* input, void* output, std::size_t count) override {
+    const int elements = static_cast<int>(count);
+    MPI_Gather(input, elements, MPI_FLOAT, output, elements, MPI_FLOAT, 0, MPI_COMM_WORLD);
+  }
+  void scatter(const void* input, void* output, std::size_t count) override {
+    const int elements = static_cast<int>(count);
+    MPI_Scatter(input, elements, MPI_FLOAT, output, elements, MPI_FLOAT, 0, MPI_COMM_WORLD);
+  }
+  void all_to_all(const void* input, void* output, std::size_t count) override {
+    const int elements = static_cast<int>(count);
+    MPI_Alltoall(input, elements, MPI_FLOAT, output, elements, MPI_FLOAT, MPI_COMM_WORLD);
+  }
+  void sendrecv(const void* input, void* output, std::size_t count) override {
+    const int elements = static_cast<int>(count);
+    const int ranks = world_size();
+    const int next = (rank() + 1) % ranks;
+    const int before = (rank() + ranks - 1) % ranks;
+    MPI_Sendrecv(input, elements, MPI_FLOAT, next, 0, output, elements, MPI_FLOAT, before, 0, MPI_COMM_WORLD,
+                 MPI_STATUS_IGNORE);
   }
   void gather_doubles(const double* mine, double* all, std::size_t count) override {
     const int elements = static_cast<int>(count);
@@ -90,7 +113,7 @@ void run(Arguments& arguments) {
 int main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("MPI in the loop of `lockstep bench` (f32, sum); one JSON object a line. Start it with mpirun.");
-  app.add_option("operation", arguments.operation, "all_reduce, all_gather, reduce_scatter, broadcast, barrier");
+  app.add_option("operation", arguments.operation, bench::known_operations());
   app.add_option("--peer", arguments.peer, "its name in the results");
   bench::add_sweep_flags(app, arguments.sweep);
   CLI11_PARSE(app, argc, argv);

@@ -12,6 +12,7 @@ import tempfile
 import time
 
 POISON = 90.0
+OPERATIONS = ("all_reduce", "all_gather", "broadcast", "barrier")
 
 
 def parse_bytes(text):
@@ -22,15 +23,17 @@ def parse_bytes(text):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("operation", nargs="?", default="all_reduce",
-                        choices=["all_reduce", "all_gather", "broadcast", "barrier"])
+    parser.add_argument("operation", nargs="?", default="all_reduce", help=", ".join(OPERATIONS))
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--min-bytes", type=parse_bytes, default=4)
     parser.add_argument("--max-bytes", type=parse_bytes, default=256 << 20)
     parser.add_argument("--step-factor", type=int, default=4)
     parser.add_argument("--seconds-per-size", type=float, default=0.4)
     parser.add_argument("--json", action="store_true", help="accepted for symmetry; the output is always JSON")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.operation not in OPERATIONS:
+        sys.exit(f"torch_gloo_bench: '{arguments.operation}' is not measured here; there are {', '.join(OPERATIONS)}")
+    return arguments
 
 
 class Sweep:
@@ -81,12 +84,13 @@ class Sweep:
 
         timed()
         wrong = count_wrong()
-        calls = 20 if size <= 64 << 10 else 3
+        calls = 20 if size <= 64 << 10 else 3 if size < 256 << 20 else 1
         start = time.perf_counter()
         for _ in range(calls):
             timed()
         cycle = self.slowest([(time.perf_counter() - start) / calls])[0]
-        samples = int(max(5, min(10000, self.arguments.seconds_per_size / cycle)))
+        least = 5 if size < 256 << 20 else 3
+        samples = int(max(least, min(10000, self.arguments.seconds_per_size / cycle)))
         times = [timed() for _ in range(samples)]
         wrong += count_wrong()
         total = self.torch.tensor([float(wrong)])

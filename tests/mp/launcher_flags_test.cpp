@@ -36,6 +36,11 @@ const Case kCases[] = {
     {"no_such_command", {"fly"}, "fly"},
     {"no_such_flag", {"--fly"}, "--fly"},
     {"no_such_topic", {"help", "fly"}, "fly"},
+    {"two_topics", {"help", "bench", "doctor"}, "one topic"},
+    {"doctor_of_nothing", {"doctor"}, "subcommand"},
+    {"doctor_without_a_folder", {"doctor", "flight"}, "directory"},
+    {"doctor_no_such_folder", {"doctor", "flight", "/no/such/folder"}, "/no/such/folder"},
+    {"doctor_flag", {"doctor", "flight", "/", "--fly"}, "--fly"},
     {"run_flag", {"run", "--fly", "--", "echo", "x"}, "--fly"},
     {"run_short_flag", {"run", "-x", "--", "echo", "x"}, "-x"},
     {"no_program", {"run", "--nproc-per-node", "2"}, "no program"},
@@ -78,6 +83,17 @@ TEST(CommandLine, AValueOfTheEnvironmentIsNamedToo) {
     EXPECT_EQ(end.out, "");
     EXPECT_THAT(end.err, HasSubstr("'x'"));
   }
+}
+
+TEST(CommandLine, HelpAboutACommandIsThatCommands) {
+  for (const std::string command : {"run", "bench", "doctor", "help", "version"}) {
+    const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "help", command});
+    EXPECT_EQ(end.exit_code, 0) << command;
+    EXPECT_EQ(end.err, "") << command;
+    EXPECT_THAT(end.out, HasSubstr("Usage: lockstep " + command + " [OPTIONS]"));
+  }
+  const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "help"});
+  EXPECT_THAT(end.out, testing::AllOf(HasSubstr("Usage: lockstep [OPTIONS] [SUBCOMMAND]"), HasSubstr("  doctor ")));
 }
 
 TEST(CommandLine, HelpIsEverywhere) {

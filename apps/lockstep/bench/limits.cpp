@@ -111,7 +111,7 @@ Buffer touched_buffer(std::size_t nbytes) {
 void add(std::byte* own, const std::byte* other, std::size_t nbytes) {
   const void* const sources[] = {own, other};
   void* const destinations[] = {own};
-  kernels::reduce(sources, destinations, nbytes / sizeof(float), DType::kFloat32, ReduceOp::kSum, 1);
+  kernels::reduce(sources, destinations, nbytes / sizeof(float), {DType::kFloat32, ReduceOp::kSum});
 }
 
 /// Writes all of `data` as the measuring loop does: ordinary stores from a block in cache, so that the lines end up in
@@ -207,7 +207,8 @@ double measure_stream(const std::vector<int>& cpus, int sides,
 
 MachineLimits measure_limits(const std::vector<int>& cpus, std::size_t max_bytes) {
   MachineLimits limits;
-  if (cpus.size() < 2) return limits;
+  limits.cpus = static_cast<int>(cpus.size());
+  if (limits.cpus < 2) return limits;
   limits.measured = true;
   limits.handoff_ns = measure_handoff_ns(cpus);
   const std::size_t largest = std::clamp(max_bytes, kSmallestRemote, kLargestRemote);

@@ -16,6 +16,7 @@ struct RemoteRate {
 /// What the machine allows, measured between two cores of this host; the ceiling of every collective on it.
 struct MachineLimits {
   bool measured = false;           ///< false where only one CPU may be used: then there is nothing between two cores
+  int cpus = 0;                    ///< that may be used
   double handoff_ns = 0;           ///< one way, through a cache line, both cores spinning
   std::vector<RemoteRate> remote;  ///< ascending sizes
   double copy_one = 0;             ///< GB/s of payload, memory-sized streams, one core

@@ -22,49 +22,59 @@ RemoteRate rate_at(const MachineLimits& limits, double bytes) {
 /// us to move `bytes` at `gigabytes_per_second`.
 double move_us(double bytes, double gigabytes_per_second) { return bytes / gigabytes_per_second * 1e-3; }
 
+/// us. Writes are 0 in backend memory.
 struct Terms {
-  double handoff;      // L
-  double flat_add;     // S(p-1)/A
-  double flat_write;   // S/W
-  double chunk_add;    // S(p-1)/p / A
-  double chunk_write;  // S(p-1)/p / W, in user memory; 0 in backend memory
-  double whole_read;   // S/A
+  double handoff;       // L
+  double flat_add;      // S(p-1)/A
+  double whole_read;    // S/A
+  double whole_write;   // S/W
+  double others_add;    // S(p-1)/p / A
+  double others_write;  // S(p-1)/p / W
+  double own_read;      // S/p / A
+  double own_write;     // S/p / W
 };
 
-double all_reduce_us(const Terms& t, MemoryKind memory) {
-  if (memory == MemoryKind::kBackend) return std::min(t.handoff + t.flat_add, 2 * t.handoff + t.chunk_add);
-  return std::min(t.handoff + t.flat_write + t.flat_add, 2 * t.handoff + t.chunk_write + 2 * t.chunk_add);
+double whole_buffers_us(const Terms& t, MemoryKind memory) {
+  const double copies_in = memory == MemoryKind::kUser ? t.others_add : 0;
+  return std::min(t.handoff + t.whole_write + t.flat_add, 2 * t.handoff + t.others_write + t.others_add + copies_in);
+}
+
+double bound_us(OpKind op, const Terms& t, MemoryKind memory) {
+  switch (op) {
+    case OpKind::kAllReduce:
+    case OpKind::kReduce: return whole_buffers_us(t, memory);
+    case OpKind::kReduceScatter:
+    case OpKind::kAllToAll: return t.handoff + t.others_add + t.others_write;
+    case OpKind::kAllGather: return t.handoff + t.others_add + t.own_write;
+    case OpKind::kGather: return t.handoff + std::max(t.others_add, t.own_write);
+    case OpKind::kScatter: return t.handoff + std::max(t.own_read, t.others_write);
+    case OpKind::kBroadcast: return t.handoff + std::max(t.whole_read, t.whole_write);
+    case OpKind::kSend: return t.handoff + t.whole_read + t.whole_write;
+    default: return t.handoff;
+  }
 }
 
 }  // namespace
 
 std::optional<double> model_us(const SweepOptions& options, MemoryKind memory, std::size_t bytes,
                                const MachineLimits& limits) {
-  if (!limits.measured || options.world_size < 2) return std::nullopt;
+  if (!limits.measured || options.world_size < 2 || options.world_size > limits.cpus) return std::nullopt;
   const double whole = static_cast<double>(bytes);
-  const double others = options.world_size - 1;
-  const double chunk = whole * others / options.world_size;
-  const RemoteRate at_whole = rate_at(limits, whole);
-  const RemoteRate at_chunk = rate_at(limits, chunk);
-  const double write = memory == MemoryKind::kUser ? move_us(chunk, at_chunk.write) : 0;
+  const double own = whole / options.world_size;
+  const double others = whole - own;
+  const auto read = [&limits](double part) { return move_us(part, rate_at(limits, part).add); };
+  const auto write = [&limits, memory](double part) {
+    return memory == MemoryKind::kUser ? move_us(part, rate_at(limits, part).write) : 0;
+  };
   const Terms terms{.handoff = limits.handoff_ns * 1e-3,
-                    .flat_add = move_us(whole * others, at_whole.add),
-                    .flat_write = move_us(whole, at_whole.write),
-                    .chunk_add = move_us(chunk, at_chunk.add),
-                    .chunk_write = write,
-                    .whole_read = move_us(whole, at_whole.add)};
-  double bound = terms.handoff;
-  switch (options.op) {
-    case OpKind::kAllReduce: bound = all_reduce_us(terms, memory); break;
-    case OpKind::kReduceScatter:
-    case OpKind::kAllGather: bound = terms.handoff + terms.chunk_add + terms.chunk_write; break;
-    case OpKind::kBroadcast:
-      bound = terms.handoff +
-              (memory == MemoryKind::kUser ? std::max(terms.whole_read, terms.flat_write) : terms.whole_read);
-      break;
-    case OpKind::kBarrier:
-    case OpKind::kAllocate: break;
-  }
+                    .flat_add = (options.world_size - 1) * read(whole),
+                    .whole_read = read(whole),
+                    .whole_write = write(whole),
+                    .others_add = read(others),
+                    .others_write = write(others),
+                    .own_read = read(own),
+                    .own_write = write(own)};
+  double bound = bound_us(options.op, terms, memory);
   // a += b moves three streams: two reads and a write.
   const double traffic = 2 * whole * options.world_size;
   const bool in_memory = limits.cache_bytes != 0 && traffic / 2 > static_cast<double>(limits.cache_bytes);

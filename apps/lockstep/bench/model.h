@@ -15,13 +15,18 @@ enum class MemoryKind { kBackend, kUser };
 ///
 /// L = hand-off, A = remote add, W = remote write, S = bytes, p = ranks, D = memory traffic of both cores together:
 ///   barrier                       L
-///   all_reduce, backend memory    least of  L + S(p-1)/A                  (flat)
-///                                           2L + S(p-1)/p / A             (each reduces a chunk, pushes the result)
-///   all_reduce, user memory       least of  L + S/W + S(p-1)/A            (flat, copied)
+///   all_reduce, reduce            least of  L + S(p-1)/A                  (flat)
+///     in backend memory                     2L + S(p-1)/p / A             (each reduces a chunk, pushes the result)
+///     in user memory              least of  L + S/W + S(p-1)/A            (flat, copied)
 ///                                           2L + S(p-1)/p (1/W + 2/A)     (copy out, reduce a chunk, copy in)
-///   reduce_scatter, all_gather    L + S(p-1)/p / A, and with user memory also a write of what the others read
-///   broadcast                     L + S/A, user memory: L + S/min(A, W), pipelined
-/// Vectors of all ranks together beyond the last cache level cost at least 2pS/D: each is read and written once.
+///   reduce_scatter, all_to_all    L + S(p-1)/p / A;  user memory: L + S(p-1)/p (1/A + 1/W)
+///   all_gather                    L + S(p-1)/p / A;  user memory: L + S(p-1)/p / A + S/p / W
+///   gather                        L + S(p-1)/p / A;  user memory the same, or L + S/p / W where that is more
+///   scatter                       L + S/p / A;       user memory the same, or L + S(p-1)/p / W where that is more
+///   broadcast                     L + S/A;           user memory: L + S/min(A, W), pipelined
+///   sendrecv                      L + S/A;           user memory: L + S(1/A + 1/W)
+/// With user memory each byte that another rank reads is first written where it can. Vectors of all ranks together
+/// beyond the last cache level cost all_reduce at least 2pS/D: each is read and written once.
 std::optional<double> model_us(const SweepOptions& options, MemoryKind memory, std::size_t bytes,
                                const MachineLimits& limits);
 

@@ -12,8 +12,9 @@
 namespace lockstep::bench {
 namespace {
 
-constexpr std::array kOps = {OpKind::kAllReduce, OpKind::kAllGather, OpKind::kReduceScatter, OpKind::kBroadcast,
-                             OpKind::kBarrier};
+constexpr std::array kOps = {OpKind::kAllReduce, OpKind::kReduce,  OpKind::kReduceScatter, OpKind::kAllGather,
+                             OpKind::kGather,    OpKind::kScatter, OpKind::kBroadcast,     OpKind::kAllToAll,
+                             OpKind::kBarrier,   OpKind::kSend};
 
 /// An option whose text goes through `parse`; what it throws becomes an error of this flag.
 CLI::Option* add_parsed(CLI::App& app, const std::string& flag, const std::string& meaning,
@@ -60,13 +61,21 @@ void add_sweep_flags(CLI::App& app, SweepOptions& options) {
 }
 
 OpKind parse_op_kind(std::string_view name) {
+  for (const OpKind op : kOps) {
+    if (bench_name(op) == name) return op;
+  }
+  throw UsageError(base::cat("unknown operation '", name, "'; known are ", known_operations()));
+}
+
+std::string_view bench_name(OpKind op) noexcept { return op == OpKind::kSend ? "sendrecv" : name_of(op); }
+
+std::string known_operations() {
   std::string known;
   for (const OpKind op : kOps) {
-    if (name_of(op) == name) return op;
     known += known.empty() ? "" : ", ";
-    known += name_of(op);
+    known += bench_name(op);
   }
-  throw UsageError(base::cat("unknown operation '", name, "'; known are ", known));
+  return known;
 }
 
 std::size_t parse_bytes(std::string_view text) {
@@ -102,6 +111,8 @@ void validate(const SweepOptions& options) {
              " is larger than --max-bytes ", format_bytes(options.max_bytes));
   LS_REQUIRE(is_supported(options.reduce_op, options.dtype), "--op ", name_of(options.reduce_op),
              " is not defined for --dtype ", name_of(options.dtype));
+  LS_REQUIRE(options.reduce_op != ReduceOp::kPreMulSum, "--op ", name_of(options.reduce_op),
+             " is not measured: it takes a factor from each rank; --op avg multiplies as well");
 }
 
 }  // namespace lockstep::bench

@@ -24,7 +24,8 @@ std::int64_t input_value(DType dtype, ReduceOp op, int rank, int world_size, std
     case ReduceOp::kBitOr:
     case ReduceOp::kBitXor: return (3 * i + 5 * rank) % 16;
     case ReduceOp::kSum:
-    case ReduceOp::kAvg: break;
+    case ReduceOp::kAvg:
+    case ReduceOp::kPreMulSum: break;
   }
   return (i + 3 * rank) % 4;
 }
@@ -39,7 +40,8 @@ std::int64_t combine(DType dtype, ReduceOp op, std::int64_t a, std::int64_t b) {
     case ReduceOp::kBitOr: return a | b;
     case ReduceOp::kBitXor: return a ^ b;
     case ReduceOp::kSum:
-    case ReduceOp::kAvg: break;
+    case ReduceOp::kAvg:
+    case ReduceOp::kPreMulSum: break;
   }
   return boolean ? (a | b) : a + b;
 }

@@ -16,27 +16,33 @@ double algorithm_bandwidth(const SizeResult& result) {
   return static_cast<double>(result.size.bytes) / result.p50_us * 1e-3;
 }
 
-/// Four significant digits: more is noise.
-double rounded(double value) {
-  std::ostringstream text;
-  text << std::setprecision(4) << value;
-  return std::stod(text.str());
-}
-
 std::string fixed(double value, int digits) {
   std::ostringstream text;
   text << std::fixed << std::setprecision(digits) << value;
   return text.str();
 }
 
-bool reduces(OpKind op) { return op == OpKind::kAllReduce || op == OpKind::kReduceScatter; }
-
 }  // namespace
+
+std::string title_of(const RowContext& context) {
+  const SweepOptions& options = context.options;
+  std::ostringstream text;
+  text << context.peer << ' ' << bench_name(options.op);
+  if (reduces(options.op)) text << ' ' << name_of(options.reduce_op);
+  text << ", " << name_of(options.dtype) << ", " << options.world_size << " ranks, " << context.memory << " memory";
+  return text.str();
+}
+
+double rounded(double value) {
+  std::ostringstream text;
+  text << std::setprecision(4) << value;
+  return std::stod(text.str());
+}
 
 std::string to_json(const RowContext& context, const SizeResult& result, std::optional<double> model_us) {
   const SweepOptions& options = context.options;
   const double bandwidth = algorithm_bandwidth(result);
-  Json row = {{"event", "result"},          {"op", name_of(options.op)},      {"peer", context.peer},
+  Json row = {{"event", "result"},          {"op", bench_name(options.op)},   {"peer", context.peer},
               {"memory", context.memory},   {"nproc", options.world_size},    {"bytes", result.size.bytes},
               {"count", result.size.count}, {"dtype", name_of(options.dtype)}};
   if (reduces(options.op)) row["reduce_op"] = name_of(options.reduce_op);
@@ -75,10 +81,7 @@ void print_table(std::ostream& out, const RowContext& context, const std::vector
                  const MachineLimits& limits) {
   const SweepOptions& options = context.options;
   const MemoryKind memory = context.memory == "user" ? MemoryKind::kUser : MemoryKind::kBackend;
-  out << context.peer << ' ' << name_of(options.op);
-  if (reduces(options.op)) out << ' ' << name_of(options.reduce_op);
-  out << ", " << name_of(options.dtype) << ", " << options.world_size << " ranks, " << context.memory << " memory, "
-      << (options.fresh ? "fresh data" : "unchanged data") << '\n';
+  out << title_of(context) << ", " << (options.fresh ? "fresh data" : "unchanged data") << '\n';
   out << std::setw(10) << "bytes" << std::setw(12) << "count" << std::setw(12) << "min us" << std::setw(12) << "p50 us"
       << std::setw(12) << "p99 us" << std::setw(9) << "algbw" << std::setw(9) << "busbw" << std::setw(9) << "x limit"
       << std::setw(9) << "samples" << std::setw(7) << "wrong" << '\n';

@@ -17,6 +17,11 @@ struct RowContext {
   SweepOptions options;
 };
 
+/// "lockstep all_reduce sum, f32, 2 ranks, backend memory".
+std::string title_of(const RowContext& context);
+/// Four significant digits: more is noise.
+double rounded(double value);
+
 /// One result as a line of JSON: {"event":"result","op":...,"peer":...,"memory":...,"nproc":...,"bytes":...,...}.
 /// `model_us` is the machine's limit for it; absent where there is none.
 std::string to_json(const RowContext& context, const SizeResult& result, std::optional<double> model_us);

@@ -18,11 +18,18 @@ class Engine {
   /// Memory of the kind that is being measured, page-aligned; lives as long as the engine. Collective.
   virtual void* allocate(std::size_t nbytes) = 0;
 
+  // The root is rank 0. What only the root has is there on every rank; elsewhere its contents mean nothing.
   virtual void barrier() = 0;
-  virtual void broadcast(void* data, std::size_t count) = 0;   ///< from rank 0
+  virtual void broadcast(void* data, std::size_t count) = 0;
   virtual void all_reduce(void* data, std::size_t count) = 0;  ///< in place
+  virtual void reduce(const void* input, void* output, std::size_t count) = 0;
   virtual void reduce_scatter(const void* input, void* output, std::size_t count) = 0;
   virtual void all_gather(const void* input, void* output, std::size_t count) = 0;
+  virtual void gather(const void* input, void* output, std::size_t count) = 0;
+  virtual void scatter(const void* input, void* output, std::size_t count) = 0;
+  virtual void all_to_all(const void* input, void* output, std::size_t count) = 0;
+  /// To the next rank round the ring and from the one before, both at once.
+  virtual void sendrecv(const void* input, void* output, std::size_t count) = 0;
 
   /// all[r * count + i] = mine[i] of rank r; for the loop's own book-keeping, never timed.
   virtual void gather_doubles(const double* mine, double* all, std::size_t count) = 0;
@@ -52,7 +59,8 @@ std::vector<SizePlan> plan_sizes(const SweepOptions& options);
 /// Measures every size of the plan on the calling rank; collective. `on_result` is called on every rank, in order.
 void run_sweep(Engine& engine, const SweepOptions& options, const std::function<void(const SizeResult&)>& on_result);
 
-/// Bytes that cross the bus per byte of the vector (nccl-tests' factor for busbw).
+/// Bytes that cross the bus per byte of the vector, nccl-tests' factor for busbw: 2(p-1)/p for all_reduce; (p-1)/p
+/// where each rank has or gets a part of the vector; 1 for broadcast, reduce and sendrecv.
 double bus_factor(OpKind op, int world_size);
 
 }  // namespace lockstep::bench

@@ -9,8 +9,8 @@ namespace {
 
 constexpr std::array<std::string_view, kDTypeCount> kDTypeNames = {"f32", "f64", "f16", "bf16", "i8",
                                                                    "u8",  "i32", "i64", "bool"};
-constexpr std::array<std::string_view, kReduceOpCount> kReduceOpNames = {"sum", "avg",  "product", "min",
-                                                                         "max", "band", "bor",     "bxor"};
+constexpr std::array<std::string_view, kReduceOpCount> kReduceOpNames = {"sum",  "avg", "product", "min",       "max",
+                                                                         "band", "bor", "bxor",    "premul_sum"};
 
 template <typename Enum, std::size_t n>
 Enum parse(const std::array<std::string_view, n>& names, std::string_view name, const char* what) {

@@ -21,7 +21,9 @@ enum class DType : std::uint8_t {
 inline constexpr int kDTypeCount = 9;
 
 /// How elements of different ranks are combined.
-/// kAvg is the sum divided by the number of ranks; integer dtypes reject it, bitwise operations reject floating dtypes.
+/// kAvg is the sum divided by the number of ranks; kPreMulSum is the sum after each rank's elements are multiplied by
+/// that rank's factor (NCCL's ncclRedOpCreatePreMulSum, torch's _make_nccl_premul_sum). Integer dtypes reject both,
+/// bitwise operations reject floating dtypes.
 enum class ReduceOp : std::uint8_t {
   kSum = 0,
   kAvg = 1,
@@ -31,8 +33,9 @@ enum class ReduceOp : std::uint8_t {
   kBitAnd = 5,
   kBitOr = 6,
   kBitXor = 7,
+  kPreMulSum = 8,
 };
-inline constexpr int kReduceOpCount = 8;
+inline constexpr int kReduceOpCount = 9;
 
 /// Bytes of one element.
 constexpr std::size_t size_of(DType dtype) noexcept {
@@ -56,14 +59,14 @@ constexpr bool is_floating(DType dtype) noexcept {
 
 /// True where `op` is defined for `dtype` (see ReduceOp).
 constexpr bool is_supported(ReduceOp op, DType dtype) noexcept {
-  if (op == ReduceOp::kAvg) return is_floating(dtype);
+  if (op == ReduceOp::kAvg || op == ReduceOp::kPreMulSum) return is_floating(dtype);
   if (op >= ReduceOp::kBitAnd) return !is_floating(dtype);
   return true;
 }
 
 /// Short names used on command lines and in messages: f32 f64 f16 bf16 i8 u8 i32 i64 bool.
 std::string_view name_of(DType dtype) noexcept;
-/// sum avg product min max band bor bxor.
+/// sum avg product min max band bor bxor premul_sum.
 std::string_view name_of(ReduceOp op) noexcept;
 
 /// The inverse of name_of. Throws UsageError that lists the valid names.

@@ -1,38 +1,14 @@
+// One walk for all operations: check, number, record, hand to the backend, wait. Their forms: operations.cpp.
+
 #include "lockstep/core/comm/communicator.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/comm/recorder.h"
 
 namespace lockstep {
-namespace {
-
-Collective make(OpKind kind, const void* input, void* output, std::size_t count, DType dtype) {
-  Collective collective;
-  collective.kind = kind;
-  collective.input = input;
-  collective.output = output;
-  collective.count = count;
-  collective.dtype = dtype;
-  return collective;
-}
-
-Collective make_reduction(OpKind kind, const void* input, void* output, std::size_t count, DType dtype, ReduceOp op) {
-  Collective collective = make(kind, input, output, count, dtype);
-  collective.op = op;
-  return collective;
-}
-
-Collective make_broadcast(void* data, std::size_t count, DType dtype, int root) {
-  Collective collective = make(OpKind::kBroadcast, nullptr, data, count, dtype);
-  collective.root = root;
-  return collective;
-}
-
-bool reduces(OpKind kind) { return kind == OpKind::kAllReduce || kind == OpKind::kReduceScatter; }
-
-}  // namespace
 
 std::shared_ptr<Communicator> Communicator::create(std::unique_ptr<Backend> backend, CommunicatorOptions options) {
   return std::shared_ptr<Communicator>(new Communicator(std::move(backend), std::move(options)));
@@ -50,52 +26,16 @@ int Communicator::world_size() const noexcept { return backend_->world_size(); }
 const std::string& Communicator::name() const noexcept { return options_.name; }
 std::string_view Communicator::backend_name() const noexcept { return backend_->name(); }
 
-// ---- the operations ----
-
-void Communicator::barrier(const OpOptions& options) {
-  run(make(OpKind::kBarrier, nullptr, nullptr, 0, DType::kUInt8), options);
+int Communicator::global_rank(int rank) const noexcept {
+  return options_.global_ranks.empty() ? rank : options_.global_ranks[static_cast<std::size_t>(rank)];
 }
 
-void Communicator::broadcast(void* data, std::size_t count, DType dtype, int root, const OpOptions& options) {
-  run(make_broadcast(data, count, dtype, root), options);
+std::vector<PathEstimate> Communicator::explain(const Collective& collective, bool backend_memory) const {
+  return backend_->explain(collective, backend_memory);
 }
 
-void Communicator::all_reduce(const void* input, void* output, std::size_t count, DType dtype, ReduceOp op,
-                              const OpOptions& options) {
-  run(make_reduction(OpKind::kAllReduce, input, output, count, dtype, op), options);
-}
-
-void Communicator::reduce_scatter(const void* input, void* output, std::size_t count, DType dtype, ReduceOp op,
-                                  const OpOptions& options) {
-  run(make_reduction(OpKind::kReduceScatter, input, output, count, dtype, op), options);
-}
-
-void Communicator::all_gather(const void* input, void* output, std::size_t count, DType dtype,
-                              const OpOptions& options) {
-  run(make(OpKind::kAllGather, input, output, count, dtype), options);
-}
-
-Work Communicator::barrier_async(const OpOptions& options) {
-  return run_async(make(OpKind::kBarrier, nullptr, nullptr, 0, DType::kUInt8), options);
-}
-
-Work Communicator::broadcast_async(void* data, std::size_t count, DType dtype, int root, const OpOptions& options) {
-  return run_async(make_broadcast(data, count, dtype, root), options);
-}
-
-Work Communicator::all_reduce_async(const void* input, void* output, std::size_t count, DType dtype, ReduceOp op,
-                                    const OpOptions& options) {
-  return run_async(make_reduction(OpKind::kAllReduce, input, output, count, dtype, op), options);
-}
-
-Work Communicator::reduce_scatter_async(const void* input, void* output, std::size_t count, DType dtype, ReduceOp op,
-                                        const OpOptions& options) {
-  return run_async(make_reduction(OpKind::kReduceScatter, input, output, count, dtype, op), options);
-}
-
-Work Communicator::all_gather_async(const void* input, void* output, std::size_t count, DType dtype,
-                                    const OpOptions& options) {
-  return run_async(make(OpKind::kAllGather, input, output, count, dtype), options);
+std::string Communicator::who() const {
+  return base::cat("rank ", rank(), "/", world_size(), " group ", options_.name);
 }
 
 BackendMemory Communicator::allocate(std::size_t nbytes, const OpOptions& options) {
@@ -112,24 +52,38 @@ BackendMemory Communicator::allocate(std::size_t nbytes, const OpOptions& option
   }
 }
 
-// ---- one walk for all of them ----
+// ---- collectives ----
+
+void Communicator::check(const Collective& collective) const {
+  const OpKind kind = collective.kind;
+  LS_REQUIRE(!reduces(kind) || is_supported(collective.op, collective.dtype), who(), ": ", name_of(kind), " with ",
+             name_of(collective.op), " is not defined for ", name_of(collective.dtype));
+  LS_REQUIRE(collective.root >= 0 && collective.root < world_size(), who(), ": ", name_of(kind), ": root ",
+             collective.root, " is not a rank of a group of ", world_size());
+  if (kind == OpKind::kBarrier || kind == OpKind::kAllocate) return;
+  const bool is_root = collective.root == rank();
+  bool needs_input = collective.count != 0 && kind != OpKind::kBroadcast && (kind != OpKind::kScatter || is_root);
+  bool needs_output = collective.count != 0 && ((kind != OpKind::kReduce && kind != OpKind::kGather) || is_root);
+  if (!collective.counts.empty()) {
+    const bool has_part = collective.counts[static_cast<std::size_t>(rank())] != 0;
+    if (kind == OpKind::kAllGather) needs_input = has_part;
+    if (kind == OpKind::kReduceScatter) needs_output = has_part;
+    if (kind == OpKind::kAllToAll)
+      needs_output = std::ranges::any_of(collective.recv_counts, [](auto n) { return n != 0; });
+  }
+  LS_REQUIRE((!needs_input || collective.input != nullptr) && (!needs_output || collective.output != nullptr), who(),
+             ": ", name_of(kind), " of ", collective.count, " elements was given a null buffer");
+  LS_REQUIRE(kind != OpKind::kAllToAll || collective.count == 0 || collective.input != collective.output, who(),
+             ": all_to_all can't work in place; give it another output");
+}
 
 Deadline Communicator::begin(Collective& collective, const OpOptions& options) {
   require_usable();
   collective.label = options.label;
-  LS_REQUIRE(!reduces(collective.kind) || is_supported(collective.op, collective.dtype), "group ", options_.name, ": ",
-             name_of(collective.kind), " with ", name_of(collective.op), " is not defined for ",
-             name_of(collective.dtype));
-  LS_REQUIRE(collective.root >= 0 && collective.root < world_size(), "group ", options_.name, ": ",
-             name_of(collective.kind), ": root ", collective.root, " is not a rank of a group of ", world_size());
-  const bool moves =
-      collective.kind != OpKind::kBarrier && collective.kind != OpKind::kAllocate && collective.count != 0;
-  const bool has_input = collective.kind == OpKind::kBroadcast || collective.input != nullptr;
-  LS_REQUIRE(!moves || (has_input && collective.output != nullptr), "group ", options_.name, ": ",
-             name_of(collective.kind), " of ", collective.count, " elements was given a null buffer");
+  check(collective);
   collective.sequence = ++sequence_;
   recorder_->started(collective);
-  return Deadline::after(options.timeout.value_or(options_.timeout));
+  return Deadline::roughly_after(options.timeout.value_or(options_.timeout));
 }
 
 void Communicator::run(Collective collective, const OpOptions& options) {
@@ -174,8 +128,76 @@ void Communicator::wait(std::uint64_t sequence, Deadline deadline) {
   recorder_->finished(sequence);
 }
 
+// ---- messages ----
+
+Deadline Communicator::begin(Message& message, const OpOptions& options) {
+  require_usable();
+  message.label = options.label;
+  const bool sends = message.kind == OpKind::kSend;
+  const bool any = !sends && message.peer == kAnySource;
+  LS_REQUIRE(any || (message.peer >= 0 && message.peer < world_size()), who(), ": ", name_of(message.kind), ": ",
+             sends ? "destination " : "source ", message.peer, " is not a rank of a group of ", world_size());
+  LS_REQUIRE(message.tag >= 0, who(), ": ", name_of(message.kind), ": tag ", message.tag, "; expected 0 or more");
+  LS_REQUIRE(message.count == 0 || message.buffer != nullptr, who(), ": ", name_of(message.kind), " of ", message.count,
+             " elements was given a null buffer");
+  message.id = ++messages_;
+  recorder_->started(message);
+  const Deadline deadline = Deadline::roughly_after(options.timeout.value_or(options_.timeout));
+  try {
+    backend_->start(message, deadline);
+  } catch (const Error&) {
+    fail();
+  }
+  return deadline;
+}
+
+bool Communicator::test_message(std::uint64_t id, int& source) {
+  require_usable();
+  try {
+    if (!backend_->test_message(id, source)) return false;
+  } catch (const Error&) {
+    fail();
+  }
+  recorder_->finished_message(id);
+  return true;
+}
+
+int Communicator::wait_message(std::uint64_t id, Deadline deadline) {
+  require_usable();
+  try {
+    const int source = backend_->wait_message(id, deadline);
+    recorder_->finished_message(id);
+    return source;
+  } catch (const Error&) {
+    fail();
+  }
+}
+
+// ---- the rest ----
+
 void Communicator::progress() {
-  if (sequence_ != 0) test(sequence_);
+  require_usable();
+  try {
+    if (backend_->test(sequence_) && sequence_ != 0) recorder_->finished(sequence_);
+  } catch (const Error&) {
+    fail();
+  }
+}
+
+void Communicator::look_after(std::span<const int> ranks) {
+  require_usable();
+  int gone = -1;
+  try {
+    gone = backend_->look_after(ranks);
+  } catch (const Error&) {
+    fail();
+  }
+  if (gone < 0) return;
+  throw PeerError(
+      base::cat(who(), ": rank ", gone,
+                backend_->last_seen(gone).left ? " left the group" : " died (its process has ended)",
+                " and will not come to a group of its ranks; look at that rank's own output for the reason"),
+      gone);
 }
 
 void Communicator::abort(std::string_view cause) noexcept { backend_->abort(cause); }
@@ -183,8 +205,7 @@ void Communicator::abort(std::string_view cause) noexcept { backend_->abort(caus
 void Communicator::require_usable() const {
   if (first_cause_.empty()) return;
   throw AbortedError(
-      base::cat("rank ", rank(), "/", world_size(), " group ", options_.name,
-                ": the group can't be used any more, build a new one; it failed first with: ", first_cause_));
+      base::cat(who(), ": the group can't be used any more, build a new one; it failed first with: ", first_cause_));
 }
 
 void Communicator::fail() {
@@ -202,10 +223,36 @@ void Communicator::fail() {
 
 // ---- Work ----
 
-bool Work::done() { return communicator_ == nullptr || communicator_->test(sequence_); }
+Work::Work(std::shared_ptr<Communicator> communicator, const Message& message, Deadline deadline)
+    : communicator_(std::move(communicator)),
+      sequence_(message.id),
+      deadline_(deadline),
+      is_message_(true),
+      asked_peer_(message.peer) {
+  if (asked_peer_ == kAnySource) source_ = std::make_shared<int>(-1);
+}
+
+void Work::complete(int source) {
+  is_complete_ = true;
+  peer_ = asked_peer_;
+  if (asked_peer_ != kAnySource) return;
+  if (source >= 0) *source_ = source;
+  peer_ = *source_;
+}
+
+bool Work::done() {
+  if (communicator_ == nullptr || is_complete_) return true;
+  if (!is_message_) return communicator_->test(sequence_);
+  int source = -1;
+  if (!communicator_->test_message(sequence_, source)) return false;
+  complete(source);
+  return true;
+}
 
 void Work::wait() {
-  if (communicator_ != nullptr) communicator_->wait(sequence_, deadline_);
+  if (communicator_ == nullptr || is_complete_) return;
+  if (!is_message_) return communicator_->wait(sequence_, deadline_);
+  complete(communicator_->wait_message(sequence_, deadline_));
 }
 
 }  // namespace lockstep

@@ -78,14 +78,17 @@ std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, in
     LS_REQUIRE(world_size == 1, "the self backend is for a world of one, not ", world_size, "; use shm");
     backend = make_self_backend();
   } else if (backend_name == "shm") {
-    const auto keys = make_prefix_store(std::move(store), "shm/" + options.name);
-    backend = make_shm_backend(*keys, options.name, rank, world_size, deadline);
+    const auto keys = make_prefix_store(store, "shm/" + options.name);
+    backend = make_shm_backend(*keys, {options.name, rank, world_size, deadline, options.while_waiting});
   } else {
     throw UsageError(base::cat("unknown backend '", backend_name, "'; expected auto, self or shm"));
   }
   CommunicatorOptions communicator_options;
   communicator_options.name = options.name;
   communicator_options.timeout = options.timeout;
+  communicator_options.global_ranks = options.global_ranks;
+  communicator_options.backend = options.backend;
+  communicator_options.store = std::move(store);
   communicator_options.dump_directory = environment_string("LOCKSTEP_FLIGHT_DIR").value_or("");
   auto communicator = Communicator::create(std::move(backend), std::move(communicator_options));
   LS_LOG(kInfo, "group ", options.name, ": rank ", rank, "/", world_size, " on backend ", communicator->backend_name());

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/comm/communicator.h"
@@ -12,8 +14,11 @@ namespace lockstep {
 struct InitOptions {
   std::string backend = "auto";  ///< auto, self, shm
   std::string name = "world";
+  std::vector<int> global_ranks = {};                 ///< see CommunicatorOptions
   Duration timeout = std::chrono::seconds(300);       ///< default deadline of each operation
   Duration init_timeout = std::chrono::seconds(300);  ///< for all ranks to arrive
+  /// Called every few milliseconds until all ranks have arrived; what it throws ends the wait.
+  std::function<void()> while_waiting = {};
 };
 
 /// A communicator, and the store that its ranks met in.

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/core/backend/backend.h"
@@ -15,10 +16,13 @@ namespace lockstep {
 /// Thread safety: one thread at a time.
 class Recorder {
  public:
-  explicit Recorder(std::size_t capacity) : entries_(capacity == 0 ? 1 : capacity) {}
+  explicit Recorder(std::size_t capacity)
+      : operations_(capacity == 0 ? 1 : capacity), messages_(operations_.entries.size()) {}
 
   void started(const Collective& collective) noexcept;
   void finished(std::uint64_t sequence) noexcept;
+  void started(const Message& message) noexcept;
+  void finished_message(std::uint64_t id) noexcept;
   /// Writes flight_<group>_rank<r>.json into `directory` (created if missing), atomically. Never throws.
   void dump(const std::string& directory, const std::string& group, const Backend& backend,
             const std::string& failure) const noexcept;
@@ -33,11 +37,27 @@ class Recorder {
     DType dtype{};
     ReduceOp op{};
     int root = 0;
-    std::array<char, 64> label{};
+    int peer = 0;
+    int tag = 0;
+    bool has_label = false;
   };
+  static_assert(sizeof(Entry) <= 64);
+  using Label = std::array<char, 64>;
+
+  /// The last entries of one numbering: number n is entry n % size. Labels lie apart: few operations have one.
+  struct Ring {
+    explicit Ring(std::size_t size) : entries(size), labels(size) {}
+    Entry& at(std::uint64_t number) { return entries[number % entries.size()]; }
+
+    std::vector<Entry> entries;
+    std::vector<Label> labels;
+  };
+  static void begin(Ring& ring, std::uint64_t number, std::string_view label) noexcept;
+  static void end(Entry& entry, std::uint64_t number) noexcept;
   std::string to_json(const std::string& group, const Backend& backend, const std::string& failure) const;
 
-  std::vector<Entry> entries_;  // Operation s is entry s % size.
+  Ring operations_;
+  Ring messages_;
 };
 
 }  // namespace lockstep

@@ -5,13 +5,15 @@
 namespace lockstep::kernels {
 
 void check(const Job& job) {
-  LS_REQUIRE(
-      is_supported(job.op, job.dtype), "reduce: ", name_of(job.op), " is not defined for ", name_of(job.dtype),
-      is_floating(job.dtype) ? "; bitwise operations take an integer dtype" : "; averages take a floating dtype");
-  LS_REQUIRE(job.source_count > 0 && job.destination_count > 0, "reduce: got ", job.source_count, " sources and ",
-             job.destination_count, " destinations; it takes at least one of each");
-  LS_REQUIRE(job.op != ReduceOp::kAvg || job.average_over > 0, "reduce: cannot average over ", job.average_over,
+  const Reduction& how = job.how;
+  LS_REQUIRE(is_supported(how.op, how.dtype), "reduce: ", name_of(how.op), " is not defined for ", name_of(how.dtype),
+             is_floating(how.dtype) ? "; bitwise operations take an integer dtype" : "; it takes a floating dtype");
+  LS_REQUIRE(!job.sources.empty() && !job.destinations.empty(), "reduce: got ", job.sources.size(), " sources and ",
+             job.destinations.size(), " destinations; it takes at least one of each");
+  LS_REQUIRE(how.op != ReduceOp::kAvg || how.average_over > 0, "reduce: cannot average over ", how.average_over,
              "; the number of ranks is positive");
+  LS_REQUIRE(how.op != ReduceOp::kPreMulSum || how.factors.size() == job.sources.size(), "reduce: ", name_of(how.op),
+             " got ", how.factors.size(), " factors for ", job.sources.size(), " sources; it takes one a source");
 }
 
 void check_scale(DType dtype) {

@@ -2,20 +2,18 @@
 // Internal. A reduction as it crosses from the dispatcher to one instruction set, and what callers may ask for.
 
 #include <cstddef>
+#include <span>
 
 #include "lockstep/core/base/dtype.h"
+#include "lockstep/core/kernels/kernels.h"
 
 namespace lockstep::kernels {
 
 struct Job {
-  const void* const* sources;
-  std::size_t source_count;
-  void* const* destinations;
-  std::size_t destination_count;
+  std::span<const void* const> sources;
+  std::span<void* const> destinations;
   std::size_t count;
-  DType dtype;
-  ReduceOp op;
-  int average_over;
+  Reduction how;
 };
 
 /// Each throws UsageError that names what was asked for and what is possible.

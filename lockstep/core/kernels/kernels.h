@@ -11,7 +11,15 @@
 
 namespace lockstep::kernels {
 
-/// Where the result of a reduction is written: one or more equal copies ("push" into every peer's buffer).
+/// How sources are combined.
+struct Reduction {
+  DType dtype = DType::kFloat32;
+  ReduceOp op = ReduceOp::kSum;
+  int average_over = 1;                  ///< kAvg: the number that the sum is divided by; other operations ignore it
+  std::span<const double> factors = {};  ///< kPreMulSum: one a source; other operations ignore them
+};
+
+/// Combines `sources` and writes the result to every destination: equal copies ("push" into every peer's buffer).
 ///
 /// out[i] = scale(sources[0][i] op sources[1][i] op ...), for i in [0, count), stored to every destination.
 ///
@@ -19,16 +27,18 @@ namespace lockstep::kernels {
 /// Units:   `count` is elements of `dtype`. f16 and bf16 are combined in f32 and rounded once at the end.
 /// kAvg:    the sum times 1/`average_over` (computed in the accumulation type), applied once at the end.
 ///          Division by multiplication: torch's DDP does the same.
+/// kPreMulSum: factors[0] * sources[0][i] + factors[1] * sources[1][i] + ...; each factor and each product is rounded
+///          to the accumulation type (f64 for f64, f32 for the others) before it is used.
 /// Alias:   a destination may be identical to any source (in place); partial overlap is not allowed.
 /// Integers wrap around. min/max propagate NaN as torch does (NaN if any input is NaN); of 0.0 and -0.0 the first in
 /// the order of `sources` stays. kBool: sum = or, product = and.
 /// NaN:     every NaN written is the canonical quiet one (0x7fc00000 in f32); its bits otherwise depend on the
 ///          compiler's operand order and on the processor.
 /// Cost:    one pass; 2 sources and 2 destinations run at the speed of memory. Addresses need no alignment.
-/// Throws:  UsageError where is_supported(op, dtype) is false, where there is no source or no destination, and for an
-///          average over fewer than one.
-void reduce(std::span<const void* const> sources, std::span<void* const> destinations, std::size_t count, DType dtype,
-            ReduceOp op, int average_over);
+/// Throws:  UsageError where is_supported(op, dtype) is false, where there is no source or no destination, for an
+///          average over fewer than one, and for a kPreMulSum of more or fewer factors than sources.
+void reduce(std::span<const void* const> sources, std::span<void* const> destinations, std::size_t count,
+            const Reduction& how);
 
 /// data[i] *= factor, rounded once; floating dtypes only (UsageError otherwise). The factor is first rounded to the
 /// type that the product is computed in: f64 for f64, f32 for the others.
@@ -46,8 +56,8 @@ const char* instruction_set();
 
 namespace scalar {
 /// The specification: plain loops, one element at a time.
-void reduce(std::span<const void* const> sources, std::span<void* const> destinations, std::size_t count, DType dtype,
-            ReduceOp op, int average_over);
+void reduce(std::span<const void* const> sources, std::span<void* const> destinations, std::size_t count,
+            const Reduction& how);
 void scale(void* data, std::size_t count, DType dtype, double factor);
 void convert(void* destination, DType destination_dtype, const void* source, DType source_dtype, std::size_t count);
 }  // namespace scalar

@@ -107,25 +107,29 @@ template <class Format, class Combine>
 void loop(const Job& job, Combine combine) {
   using Value = typename Format::Value;
   for (std::size_t i = 0; i < job.count; ++i) {
-    Value value = load<Format>(job.sources[0], i);
-    for (std::size_t s = 1; s < job.source_count; ++s) {
-      value = combine(job.op, value, load<Format>(job.sources[s], i));
-    }
+    const auto term = [&](std::size_t s) {
+      const Value value = load<Format>(job.sources[s], i);
+      if constexpr (std::is_floating_point_v<Value>) {
+        if (job.how.op == ReduceOp::kPreMulSum) return value * static_cast<Value>(job.how.factors[s]);
+      }
+      return value;
+    };
+    Value value = term(0);
+    for (std::size_t s = 1; s < job.sources.size(); ++s) value = combine(job.how.op, value, term(s));
     if constexpr (std::is_floating_point_v<Value>) {
-      if (job.op == ReduceOp::kAvg) value *= Value{1} / static_cast<Value>(job.average_over);
+      if (job.how.op == ReduceOp::kAvg) value *= Value{1} / static_cast<Value>(job.how.average_over);
     }
-    for (std::size_t t = 0; t < job.destination_count; ++t) store<Format>(value, job.destinations[t], i);
+    for (void* const destination : job.destinations) store<Format>(value, destination, i);
   }
 }
 
 }  // namespace
 
-void reduce(std::span<const void* const> sources, std::span<void* const> destinations, std::size_t count, DType dtype,
-            ReduceOp op, int average_over) {
-  const Job job{sources.data(), sources.size(), destinations.data(), destinations.size(), count, dtype, op,
-                average_over};
+void reduce(std::span<const void* const> sources, std::span<void* const> destinations, std::size_t count,
+            const Reduction& how) {
+  const Job job{sources, destinations, count, how};
   check(job);
-  switch (dtype) {
+  switch (how.dtype) {
     case DType::kFloat32: return loop<Plain<float>>(job, combine_floating<float>);
     case DType::kFloat64: return loop<Plain<double>>(job, combine_floating<double>);
     case DType::kFloat16: return loop<Half>(job, combine_floating<float>);

@@ -18,6 +18,7 @@ namespace lockstep::launch {
 namespace {
 
 constexpr Duration kTick = std::chrono::milliseconds(100);
+constexpr auto kNotice = std::chrono::milliseconds(300);          // From the first failure to the end of the others.
 constexpr Duration kFlush = std::chrono::seconds(5);              // for a reader that has stopped reading
 constexpr Duration kHastyFlush = std::chrono::milliseconds(500);  // the same after Ctrl-C
 constexpr Duration kDeath = std::chrono::seconds(10);             // for a process that was killed to be gone
@@ -135,7 +136,9 @@ class Supervisor::Impl {
     for (const auto& worker : workers_) end_.workers.push_back(worker->end());
     say(report(*cause));
     next_question_ = Deadline::after(Duration::zero());
-    if (options_.end_on_failure) end_all(SIGTERM);
+    // The others notice by themselves within 100 ms, and then say more than being ended lets them: in which operation
+    // they missed the worker, and what they had done before.
+    if (options_.end_on_failure && phase_ == Phase::kRunning) phase_end_ = Deadline::after(kNotice);
   }
 
   static bool has_ended(const Worker& worker) {
@@ -194,7 +197,7 @@ class Supervisor::Impl {
       kill_all();
     }
     if (!phase_end_.passed() || !any_alive()) return;
-    LS_CHECK(phase_ != Phase::kRunning, "only a phase of ending has an end");
+    if (phase_ == Phase::kRunning) return end_all(SIGTERM);
     if (phase_ == Phase::kKilled) throw TimeoutError(base::cat("workers that were killed do not die: ", alive_names()));
     say(base::cat("still running ", seconds(options_.grace), " s after being told to end, killed: ", alive_names()));
     kill_all();

@@ -95,8 +95,9 @@ struct SupervisorOptions {
 /// Starts workers, pumps their output and waits for them, in one poll loop on the calling thread. A worker that ends
 /// takes what it left in its process group with it.
 ///
-/// To end workers: SIGTERM (or the signal that this process got), then after the grace SIGKILL; a second signal kills
-/// at once. Thread safety: one thread. The destructor kills whatever is alive.
+/// After the first failure the others have 300 ms to notice, and to say what they missed. To end workers: SIGTERM (or
+/// the signal that this process got), then after the grace SIGKILL; a second signal kills at once.
+/// Thread safety: one thread. The destructor kills whatever is alive.
 class Supervisor {
  public:
   explicit Supervisor(SupervisorOptions options);

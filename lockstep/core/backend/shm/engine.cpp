@@ -3,8 +3,13 @@
 #include <time.h>
 
 #include <algorithm>
+#include <numeric>
 
+#include "lockstep/core/backend/packed.h"
+#include "lockstep/core/backend/shm/doorbell.h"
+#include "lockstep/core/backend/shm/engine_entry.h"
 #include "lockstep/core/backend/shm/failure.h"
+#include "lockstep/core/backend/shm/steps.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep::shm {
@@ -17,24 +22,32 @@ std::uint32_t coarse_ms() noexcept {
   return static_cast<std::uint32_t>(now.tv_sec * 1000 + now.tv_nsec / 1000000);
 }
 
-/// Bytes that an operation reads and writes on this rank.
-struct Extent {
-  std::size_t input = 0;
-  std::size_t output = 0;
-};
+std::size_t sum_of(std::span<const std::size_t> counts) {
+  return std::accumulate(counts.begin(), counts.end(), std::size_t{0});
+}
 
-Extent extent_of(const Collective& collective, int world_size) {
-  const std::size_t nbytes = collective.count * size_of(collective.dtype);
-  const std::size_t all = nbytes * static_cast<std::size_t>(world_size);
-  switch (collective.kind) {
-    case OpKind::kAllReduce: return {nbytes, nbytes};
-    case OpKind::kBroadcast: return {0, nbytes};
-    case OpKind::kReduceScatter: return {all, nbytes};
-    case OpKind::kAllGather: return {nbytes, all};
-    case OpKind::kBarrier:
-    case OpKind::kAllocate: break;
+Extent extent_of(const Collective& collective, int rank, int world_size) {
+  const std::size_t width = size_of(collective.dtype);
+  const std::size_t one = collective.count * width;
+  const std::size_t all = one * static_cast<std::size_t>(world_size);
+  const bool is_root = collective.root == rank;
+  if (!collective.counts.empty()) {
+    const std::size_t own = collective.counts[static_cast<std::size_t>(rank)] * width;
+    if (collective.kind == OpKind::kAllGather) return {own, one};
+    if (collective.kind == OpKind::kReduceScatter) return {one, own};
+    return {one, sum_of(collective.recv_counts) * width};
   }
-  return {};
+  switch (collective.kind) {
+    case OpKind::kAllReduce: return {one, one};
+    case OpKind::kReduce: return {one, is_root ? one : 0};
+    case OpKind::kBroadcast: return {0, one};
+    case OpKind::kReduceScatter: return {all, one};
+    case OpKind::kAllGather: return {one, all};
+    case OpKind::kGather: return {one, is_root ? all : 0};
+    case OpKind::kScatter: return {is_root ? all : 0, one};
+    case OpKind::kAllToAll: return {all, all};
+    default: return {};
+  }
 }
 
 bool overlap(const void* a, std::size_t a_nbytes, const void* b, std::size_t b_nbytes) {
@@ -43,60 +56,135 @@ bool overlap(const void* a, std::size_t a_nbytes, const void* b, std::size_t b_n
   return a_nbytes != 0 && b_nbytes != 0 && a_begin < b_begin + b_nbytes && b_begin < a_begin + a_nbytes;
 }
 
+/// body(input, its bytes, output, its bytes) for each of the caller's buffers, until one returns true.
+template <typename Body>
+bool any_buffer(const Operation& operation, Body body) {
+  const Collective& collective = operation.collective;
+  if (!collective.packed) {
+    return body(collective.input, operation.extent.input, collective.output, operation.extent.output);
+  }
+  for (std::size_t i = 0; i < collective.packed->size(); ++i) {
+    const Packed::Buffer one = collective.packed->buffer(i);
+    if (body(one.input, one.input_nbytes, one.output, one.output_nbytes)) return true;
+  }
+  return false;
+}
+
+/// One writes what the other reads or writes.
+bool conflict(const Operation& later, const Operation& earlier) {
+  return any_buffer(later, [&](const void* in, std::size_t in_nbytes, const void* out, std::size_t out_nbytes) {
+    return any_buffer(earlier, [&](const void* from, std::size_t from_nbytes, const void* to, std::size_t to_nbytes) {
+      return overlap(in, in_nbytes, to, to_nbytes) || overlap(out, out_nbytes, to, to_nbytes) ||
+             overlap(out, out_nbytes, from, from_nbytes);
+    });
+  });
+}
+
+void set_offsets(std::vector<std::size_t>& offsets, std::span<const std::size_t> counts) {
+  offsets.clear();
+  if (counts.empty()) return;
+  offsets.push_back(0);
+  for (const std::size_t count : counts) offsets.push_back(offsets.back() + count);
+}
+
 }  // namespace
 
-Engine::Engine(Segment& segment, std::string group, WaitPolicy policy, Tuning tuning)
-    : segment_(segment),
+Engine::Engine(std::unique_ptr<Segment> segment, std::string group)
+    : owned_(std::move(segment)),
+      segment_(*owned_),
       group_(std::move(group)),
-      policy_(policy),
-      tuning_(tuning),
+      policy_(choose_wait_policy(segment_.cpus())),
+      mailbox_(segment_),
       operations_(kCapacity),
-      released_(static_cast<std::size_t>(segment.world_size())) {}
+      released_(static_cast<std::size_t>(segment_.world_size())) {}
 
-std::string Engine::doing() const {
+std::string Engine::doing(const Goal& goal) const {
   std::string text = base::cat("rank ", segment_.rank(), "/", segment_.world_size(), " group ", group_);
+  if (goal.is_message) return text + ": " + mailbox_.doing(goal.number);
   if (!finished(started_)) text += ": " + describe(operation(finish_.sequence).collective);
   return text;
 }
 
-void Engine::advance(Cursor& cursor) const {
+void Engine::advance(Cursor& cursor) {
   const Operation& current = operation(cursor.sequence);
   ++cursor.tick;
-  if (cursor.tick == current.first_tick + current.plan.ticks) ++cursor.sequence;
+  if (!current.plan.open && cursor.tick == current.first_tick + current.plan.ticks) ++cursor.sequence;
 }
 
-std::uint64_t Engine::last_conflict(const Collective& collective) const {
-  const Extent mine = extent_of(collective, segment_.world_size());
+std::uint64_t Engine::last_conflict(const Operation& later) const {
   for (std::uint64_t sequence = started_; !finished(sequence); --sequence) {
-    const Collective& earlier = operation(sequence).collective;
-    const Extent theirs = extent_of(earlier, segment_.world_size());
-    if (overlap(collective.input, mine.input, earlier.output, theirs.output) ||
-        overlap(collective.output, mine.output, earlier.output, theirs.output) ||
-        overlap(collective.output, mine.output, earlier.input, theirs.input)) {
-      return sequence;
-    }
+    if (conflict(later, operation(sequence))) return sequence;
   }
   return 0;
 }
 
 void Engine::start(const Collective& collective, Deadline deadline) {
+  const Entry entry(*this);
   if (has_failed(segment_)) throw_failure(segment_, doing());
-  if (started_ - finish_.sequence + 1 >= kCapacity) wait(finish_.sequence, deadline);
-  const Extent extent = extent_of(collective, segment_.world_size());
-  SharedAddress input;
-  SharedAddress output;
-  if (std::max(extent.input, extent.output) >= tuning_.direct_min_bytes) {
-    input = segment_.locate(collective.input, extent.input);
-    output = segment_.locate(collective.output, extent.output);
+  if (started_ - finish_.sequence + 1 >= kCapacity) wait({finish_.sequence, false}, deadline);
+  LS_CHECK(collective.sequence == started_ + 1, "operation ", collective.sequence, " after ", started_);
+  if (finished(started_)) first_ = collective.sequence;
+  Operation& begun = operation(collective.sequence);
+  begun.collective = collective;
+  begun.extent = extent_of(collective, segment_.rank(), segment_.world_size());
+  begun.input = {};
+  begun.output = {};
+  begun.reads_there.clear();
+  if (asks_for_memory(collective, segment_.world_size())) {
+    begun.input = segment_.locate(collective.input, begun.extent.input);
+    begun.output = segment_.locate(collective.output, begun.extent.output);
   }
-  const MemoryKind memory{input.allocation != 0, output.allocation != 0};
-  const std::uint64_t after = last_conflict(collective);
-  const Plan plan = plan_for(collective, segment_.world_size(), memory, tuning_);
+  const MemoryKind memory{begun.input.allocation != 0, begun.output.allocation != 0};
+  begun.plan = plan_for(collective, segment_.world_size(), memory, segment_.constants());
+  begun.signature = signature_of(collective, begun.plan.path, 0);
+  set_offsets(begun.offsets, collective.counts);
+  set_offsets(begun.recv_offsets, collective.recv_counts);
+  // The caller's arrays need not outlive the call; that there are unequal parts must not be forgotten.
+  begun.collective.counts = {begun.offsets.data(), begun.offsets.empty() ? 0 : begun.offsets.size() - 1};
+  begun.collective.recv_counts = {};
+  begun.first_tick = kNoTick;
+  begun.after = last_conflict(begun);
   started_ = collective.sequence;
-  LS_CHECK(started_ == next_.sequence, "operation ", started_, " after ", next_.sequence - 1);
-  operation(started_) = Operation{collective, plan, next_.tick, after, input, output};
-  next_ = {started_ + 1, next_.tick + plan.ticks};
   progress();
+  show_in_flight();
+}
+
+void Engine::start(const Message& message) {
+  const Entry entry(*this);
+  if (has_failed(segment_)) throw_failure(segment_, doing());
+  try {
+    mailbox_.start(message);
+  } catch (const MismatchError& error) {
+    report_failure(segment_, FailureKind::kMismatch, -1, message.id, error.what());
+    throw;
+  }
+  progress();
+  show_in_flight();
+}
+
+void Engine::show_in_flight() {
+  const auto me = std::this_thread::get_id();
+  if (user_ != me) shown_ = false;
+  user_ = me;
+  if (shown_ || idle()) return;
+  InFlightList::of_this_thread().add(weak_from_this());
+  shown_ = true;
+}
+
+bool Engine::progress_from_elsewhere() noexcept {
+  if (entered_.exchange(true, std::memory_order_acquire)) return true;
+  bool more = user_ == std::this_thread::get_id();
+  if (more) {
+    try {
+      progress();
+      more = !idle() && !has_failed(segment_);
+    } catch (...) {
+      more = false;  // The segment knows, and so will this group's next call.
+    }
+    shown_ = more;
+  }
+  entered_.store(false, std::memory_order_release);
+  return more;
 }
 
 // ---- stages ----
@@ -115,21 +203,27 @@ bool Engine::slot_is_free(std::uint64_t tick, bool needs_slot) {
 
 bool Engine::try_post() {
   if (post_.sequence > started_) return false;
-  const Operation& current = operation(post_.sequence);
+  Operation& current = operation(post_.sequence);
   if (current.after != 0 && !finished(current.after)) return false;
-  const bool needs_slot = current.plan.path == Path::kFlat || current.plan.path == Path::kStaged;
-  if (!slot_is_free(post_.tick, needs_slot)) return false;
+  if (current.first_tick == kNoTick) current.first_tick = post_.tick;
   const std::uint64_t index = post_.tick - current.first_tick;
+  if (current.plan.open && index > 0) return false;
+  const Path path = current.plan.path;
+  const bool needs_slot = path == Path::kFlat || path == Path::kStaged || only_known_here(current.collective);
+  if (!slot_is_free(post_.tick, needs_slot)) return false;
+  if (needs_slot) segment_.require_slot(post_.tick);
+  if (index == 0 && current.collective.packed) current.collective.packed->pack();
   post(segment_, current, index, post_.tick);
   Arrival& arrival = segment_.arrival(segment_.rank(), post_.tick);
-  arrival.count = current.collective.count;
+  arrival.count = only_known_here(current.collective) ? 0 : current.collective.count;
   arrival.released = finish_.tick;
-  arrival.signature.store(signature_of(current.collective, current.plan.path, index), std::memory_order_relaxed);
+  arrival.factor = current.collective.factor;
+  arrival.signature.store(current.signature | (index & 0xffff) << 48, std::memory_order_relaxed);
   arrival.sequence.store(static_cast<std::uint32_t>(post_.sequence), std::memory_order_relaxed);
   arrival.time_ms.store(coarse_ms(), std::memory_order_relaxed);
   arrival.stamp.store(post_.tick + 1, std::memory_order_release);
   advance(post_);
-  wake_those_who_wait();
+  wake_those_who_wait(segment_);
   return true;
 }
 
@@ -142,21 +236,32 @@ bool Engine::try_work() {
     check_agreement(arrived_, theirs);
     released_[static_cast<std::size_t>(arrived_)] = theirs.released;
   }
-  const Operation& current = operation(work_.sequence);
+  Operation& current = operation(work_.sequence);
+  if (current.plan.open) close(current);
   work(segment_, current, work_.tick - current.first_tick, work_.tick);
   arrived_ = 0;
-  if (current.plan.wait_worked) {
+  if (current.plan.awaits != Awaits::kNobody) {
     segment_.own().worked.store(work_.tick + 1, std::memory_order_release);
-    wake_those_who_wait();
+    wake_those_who_wait(segment_);
   }
   advance(work_);
   return true;
 }
 
+void Engine::close(Operation& current) {
+  close_plan(segment_, current, work_.tick);
+  if (post_.tick == current.first_tick + current.plan.ticks) ++post_.sequence;
+}
+
+bool Engine::awaits_others(const Operation& current) const noexcept {
+  return current.plan.awaits == Awaits::kEveryone ||
+         (current.plan.awaits == Awaits::kEveryoneAtRoot && segment_.rank() == current.collective.root);
+}
+
 bool Engine::try_finish() {
   if (!behind(finish_, work_)) return false;
-  const Operation& current = operation(finish_.sequence);
-  if (current.plan.wait_worked) {
+  Operation& current = operation(finish_.sequence);
+  if (awaits_others(current)) {
     for (; worked_ < segment_.world_size(); ++worked_) {
       if (worked_ == segment_.rank()) continue;
       if (segment_.block(worked_).worked.load(std::memory_order_acquire) <= finish_.tick) return false;
@@ -164,21 +269,33 @@ bool Engine::try_finish() {
     finish(segment_, current, finish_.tick - current.first_tick, finish_.tick);
     worked_ = 0;
   }
+  const std::uint64_t sequence = finish_.sequence;
   advance(finish_);
+  if (current.collective.packed && finished(sequence)) {
+    current.collective.packed->unpack();
+    current.collective.packed.reset();
+  }
   segment_.own().released.store(finish_.tick, std::memory_order_release);
-  wake_those_who_wait();
+  wake_those_who_wait(segment_);
   return true;
 }
 
-bool Engine::progress() {
+bool Engine::progress() try {
   bool moved = false;
-  for (bool again = true; again; moved |= again) {
+  for (bool again = !finished(started_); again; moved |= again) {
     // This order pipelines staged pieces: copy in piece k + 1, reduce piece k, copy out piece k - 1.
     again = try_post();
     again |= try_work();
     again |= try_finish();
   }
+  if (!mailbox_.idle()) moved |= mailbox_.progress();
   return moved;
+} catch (const MismatchError& error) {
+  report_failure(segment_, FailureKind::kMismatch, -1, finish_.sequence, error.what());
+  throw;
+} catch (const Error& error) {
+  report_failure(segment_, FailureKind::kAborted, -1, finish_.sequence, error.what());
+  throw;
 }
 
 void Engine::check_agreement(int peer, const Arrival& theirs) {
@@ -194,37 +311,18 @@ void Engine::check_agreement(int peer, const Arrival& theirs) {
   if (current.plan.path != their_path) {
     text += base::cat("; paths ", name_of(current.plan.path), " and ", name_of(their_path),
                       " (all ranks must pass the same kind of memory: all from allocate(), or none)");
+  } else if (!current.collective.counts.empty()) {
+    text += "; all ranks must pass the same counts";
   }
   report_failure(segment_, FailureKind::kMismatch, peer, work_.sequence, text);
   throw_failure(segment_, doing());
 }
 
-void Engine::wake_those_who_wait() {
-  const auto me = static_cast<std::uint32_t>(segment_.rank() + 1);
-  for (int rank = 0; rank < segment_.world_size(); ++rank) {
-    RankBlock& block = segment_.block(rank);
-    if (block.asleep_for.load(std::memory_order_relaxed) == me) ring(block);
-  }
-}
-
 // ---- the callers' side ----
-
-bool Engine::test(std::uint64_t sequence) {
-  if (finished(sequence)) return true;
-  progress();
-  if (finished(sequence)) return true;
-  if (has_failed(segment_)) throw_failure(segment_, doing());
-  const auto now = Clock::now();
-  if (now - last_check_ > std::chrono::milliseconds(20)) {
-    last_check_ = now;
-    check_peers();
-  }
-  return finished(sequence);
-}
 
 PeerState Engine::last_seen(int rank) const {
   PeerState state;
-  state.left = segment_.block(rank).ready.load(std::memory_order_acquire) == 2;
+  state.left = segment_.left(rank);
   const Arrival* latest = nullptr;
   std::uint64_t stamp = 0;
   for (std::uint64_t tick = 0; tick < kArrivals; ++tick) {

@@ -1,68 +1,107 @@
 #pragma once
 // Moves the operations of one rank through their stages, in order, without ever waiting; and waits, where asked to.
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "lockstep/core/backend/in_flight.h"
+#include "lockstep/core/backend/shm/mailbox.h"
+#include "lockstep/core/backend/shm/operation.h"
 #include "lockstep/core/backend/shm/segment.h"
-#include "lockstep/core/backend/shm/steps.h"
 
 namespace lockstep::shm {
 
-/// Thread safety: one thread at a time. Failure: the group's (failure.h), as typed errors.
-class Engine {
+/// Thread safety: one thread at a time, but for progress_from_elsewhere(). Failure: the group's (failure.h), as typed
+/// errors. Held by shared_ptr, since a thread that has something in flight here keeps a weak one.
+class Engine final : public InFlight, public std::enable_shared_from_this<Engine> {
  public:
-  Engine(Segment& segment, std::string group, WaitPolicy policy, Tuning tuning);
+  /// Chooses how it waits by the CPUs of the segment's ranks.
+  Engine(std::unique_ptr<Segment> segment, std::string group);
+  Segment& segment() noexcept { return segment_; }
+  const Segment& segment() const noexcept { return segment_; }
 
   /// Appends an operation and moves it as far as it goes. Waits only where kCapacity operations are in flight.
   void start(const Collective& collective, Deadline deadline);
   /// Moves everything as far as it goes; true when operation `sequence` is finished.
   bool test(std::uint64_t sequence);
   void wait(std::uint64_t sequence, Deadline deadline);
+
+  void start(const Message& message);
+  bool test_message(std::uint64_t id);
+  void wait_message(std::uint64_t id, Deadline deadline);
+  int take_source_of(std::uint64_t id) { return mailbox_.take_source_of(id); }
+
+  int look_after(std::span<const int> ranks);
   PeerState last_seen(int rank) const;
-  /// "rank 3/8 group dp: all_reduce #1042 (...)", of the oldest unfinished operation or of the group alone.
-  std::string doing() const;
+
+  bool progress_from_elsewhere() noexcept override;
 
  private:
   static constexpr std::uint64_t kCapacity = 256;  ///< operations in flight
 
-  Operation& operation(std::uint64_t sequence) { return operations_[sequence % kCapacity]; }
-  const Operation& operation(std::uint64_t sequence) const { return operations_[sequence % kCapacity]; }
+  /// What a caller waits for: an operation, or a message.
+  struct Goal {
+    std::uint64_t number;
+    bool is_message;
+  };
+  /// Holds the engine for a thread; a thread that waits in another group looks in only where nobody does.
+  class Entry;
+
+  Operation& operation(std::uint64_t sequence) { return operations_[(sequence - first_) % kCapacity]; }
+  const Operation& operation(std::uint64_t sequence) const { return operations_[(sequence - first_) % kCapacity]; }
   bool finished(std::uint64_t sequence) const noexcept { return sequence < finish_.sequence; }
+  bool idle() const noexcept { return finished(started_) && mailbox_.idle(); }
+  bool reached(const Goal& goal) const {
+    return goal.is_message ? mailbox_.completed(goal.number) : finished(goal.number);
+  }
 
   /// A position in the stream of ticks: the operation and tick that a stage is about to do.
   struct Cursor {
     std::uint64_t sequence = 1;
     std::uint64_t tick = 0;
   };
-  void advance(Cursor& cursor) const;
+  void advance(Cursor& cursor);
   bool behind(const Cursor& cursor, const Cursor& other) const noexcept { return cursor.tick < other.tick; }
 
   bool progress();
   bool try_post();
   bool try_work();
   bool try_finish();
+  bool awaits_others(const Operation& operation) const noexcept;
   bool slot_is_free(std::uint64_t tick, bool needs_slot);
   void check_agreement(int peer, const Arrival& theirs);
-  void wake_those_who_wait();
-  std::uint64_t last_conflict(const Collective& collective) const;
+  void close(Operation& operation);
+  std::uint64_t last_conflict(const Operation& later) const;
+  void show_in_flight();
 
-  int blocking_rank() const;
-  std::string missing_ranks() const;
+  bool test(const Goal& goal);
+  void wait(const Goal& goal, const Deadline& deadline);
+  bool blocks(const Goal& goal, int peer) const;
+  int blocking_rank(const Goal& goal) const;
+  std::string missing_ranks(const Goal& goal) const;
+  /// "rank 3/8 group dp: all_reduce #1042 (...)": the message, or the oldest unfinished operation, or the group alone.
+  std::string doing(const Goal& goal) const;
+  std::string doing() const { return doing({started_, false}); }
   bool has_done_its_part(int peer) const;
-  void back_off(std::uint64_t polls, const Deadline& deadline, std::uint64_t sequence);
-  void sleep(const Deadline& deadline);
-  void check_peers();
-  void time_out(const Deadline& deadline, std::uint64_t sequence);
+  void back_off(std::uint64_t polls, const Deadline& deadline, const Goal& goal);
+  void sleep(const Deadline& deadline, const Goal& goal);
+  void check_peers(const Goal& goal);
+  [[noreturn]] void fail_for(int peer, const Goal& goal);
+  void time_out(const Deadline& deadline, const Goal& goal);
 
+  std::unique_ptr<Segment> owned_;  // Here, since a thread that looks in may be the last to hold the engine.
   Segment& segment_;
   std::string group_;
   WaitPolicy policy_;
-  Tuning tuning_;
+  Mailbox mailbox_;
   std::vector<Operation> operations_;
+  std::uint64_t first_ = 1;    ///< the operation that has place 0: one at a time, they all use memory that is in cache
   std::uint64_t started_ = 0;  ///< sequence of the newest operation
-  Cursor next_{1, 0};          ///< where the next started operation begins
   Cursor post_{1, 0};
   Cursor work_{1, 0};
   Cursor finish_{1, 0};
@@ -70,6 +109,9 @@ class Engine {
   int worked_ = 0;                       ///< ranks below this are known to have worked tick finish_.tick
   std::vector<std::uint64_t> released_;  ///< last known released counter of each rank
   Clock::time_point last_check_{};       ///< of the peers' lives
+  std::atomic<bool> entered_{false};
+  std::thread::id user_{};  ///< the thread that last began something
+  bool shown_ = false;      ///< stands in the list of that thread
 };
 
 }  // namespace lockstep::shm

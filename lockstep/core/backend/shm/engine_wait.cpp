@@ -14,60 +14,110 @@
 #include <algorithm>
 
 #include "lockstep/core/backend/shm/engine.h"
+#include "lockstep/core/backend/shm/engine_entry.h"
 #include "lockstep/core/backend/shm/failure.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep::shm {
 namespace {
 
-constexpr auto kSlice = std::chrono::milliseconds(20);  ///< longest sleep, and how often peers' lives are checked
+constexpr auto kSlice = std::chrono::milliseconds(20);        ///< longest sleep, and how often peers' lives are checked
+constexpr auto kShortSlice = std::chrono::microseconds(200);  ///< where other groups, whose bells are others, move too
 constexpr std::uint64_t kPollsPerCheck = 64;
+constexpr std::uint64_t kPollsPerLookAround = 16;
 constexpr int kPollsBeforeSleep = 128;
 
 }  // namespace
 
+bool Engine::test(std::uint64_t sequence) {
+  const Entry entry(*this);
+  return test(Goal{sequence, false});
+}
+
 void Engine::wait(std::uint64_t sequence, Deadline deadline) {
-  for (std::uint64_t polls = 0; !finished(sequence); ++polls) {
+  const Entry entry(*this);
+  wait(Goal{sequence, false}, deadline);
+}
+
+bool Engine::test_message(std::uint64_t id) {
+  const Entry entry(*this);
+  return test(Goal{id, true});
+}
+
+void Engine::wait_message(std::uint64_t id, Deadline deadline) {
+  const Entry entry(*this);
+  wait(Goal{id, true}, deadline);
+}
+
+bool Engine::test(const Goal& goal) {
+  progress();
+  if (reached(goal)) return true;
+  if (has_failed(segment_)) throw_failure(segment_, doing(goal));
+  const auto now = Clock::now();
+  if (now - last_check_ > kSlice) {
+    last_check_ = now;
+    check_peers(goal);
+  }
+  return reached(goal);
+}
+
+void Engine::wait(const Goal& goal, const Deadline& deadline) {
+  for (std::uint64_t polls = 0; !reached(goal); ++polls) {
     if (progress()) {
       polls = 0;
     } else {
-      back_off(polls, deadline, sequence);
+      back_off(polls, deadline, goal);
     }
   }
 }
 
-void Engine::back_off(std::uint64_t polls, const Deadline& deadline, std::uint64_t sequence) {
+void Engine::back_off(std::uint64_t polls, const Deadline& deadline, const Goal& goal) {
   const bool asleep = polls >= std::uint64_t{policy_.spins} + policy_.yields;
+  if (asleep || polls % kPollsPerLookAround == kPollsPerLookAround - 1) {
+    InFlightList& list = InFlightList::of_this_thread();
+    if (list.has_others()) list.progress_others(this);
+  }
   if (asleep) {
-    sleep(deadline);
+    sleep(deadline, goal);
   } else if (polls >= policy_.spins) {
     ::sched_yield();
   } else if (polls > 16) {
     cpu_relax();
   }
-  if (has_failed(segment_)) throw_failure(segment_, doing());
+  if (has_failed(segment_)) {
+    // What the others published before they failed counts.
+    progress();
+    if (reached(goal)) return;
+    throw_failure(segment_, doing(goal));
+  }
   if (!asleep && polls % kPollsPerCheck != kPollsPerCheck - 1) return;
   const auto now = Clock::now();
   if (now - last_check_ >= kSlice) {
     last_check_ = now;
-    check_peers();
+    check_peers(goal);
   }
-  if (deadline.passed()) time_out(deadline, sequence);
+  if (deadline.passed()) time_out(deadline, goal);
 }
 
-void Engine::sleep(const Deadline& deadline) {
-  const int peer = blocking_rank();
-  if (peer < 0) return;
+void Engine::sleep(const Deadline& deadline, const Goal& goal) {
+  // With messages under way it may be any rank that has something for this one.
+  const bool anyone = !mailbox_.idle();
+  const int peer = blocking_rank(goal);
+  if (peer < 0 && !goal.is_message) return;
+  const auto nothing_new = [&] {
+    if (has_failed(segment_) || (anyone && mailbox_.has_news())) return false;
+    return goal.is_message || blocking_rank(goal) == peer;
+  };
   RankBlock& own = segment_.own();
   const std::uint32_t bell = own.doorbell.load(std::memory_order_acquire);
-  own.asleep_for.store(static_cast<std::uint32_t>(peer + 1), std::memory_order_seq_cst);
+  own.asleep_for.store(anyone ? kAnyone : static_cast<std::uint32_t>(peer + 1), std::memory_order_seq_cst);
   for (int poll = 0; poll < kPollsBeforeSleep; ++poll) {
-    if (blocking_rank() != peer || has_failed(segment_)) {
-      own.asleep_for.store(0, std::memory_order_relaxed);
-      return;
-    }
+    if (nothing_new()) continue;
+    own.asleep_for.store(0, std::memory_order_relaxed);
+    return;
   }
-  const Duration slice = std::min<Duration>(kSlice, deadline.left());
+  const bool others = InFlightList::of_this_thread().has_others();
+  const Duration slice = std::min<Duration>(others ? Duration(kShortSlice) : Duration(kSlice), deadline.left());
   timespec timeout{0, static_cast<long>(slice.count())};
   ::syscall(SYS_futex, &own.doorbell, FUTEX_WAIT, bell, &timeout, nullptr, 0);
   own.asleep_for.store(0, std::memory_order_relaxed);
@@ -76,7 +126,7 @@ void Engine::sleep(const Deadline& deadline) {
 bool Engine::has_done_its_part(int peer) const {
   if (peer == segment_.rank()) return true;
   if (finish_.tick < work_.tick) {
-    const bool needed = operation(finish_.sequence).plan.wait_worked;
+    const bool needed = awaits_others(operation(finish_.sequence));
     return !needed || segment_.block(peer).worked.load(std::memory_order_acquire) > finish_.tick;
   }
   if (work_.tick < post_.tick) {
@@ -86,23 +136,37 @@ bool Engine::has_done_its_part(int peer) const {
   return segment_.block(peer).released.load(std::memory_order_acquire) + kSlots > post_.tick;
 }
 
-int Engine::blocking_rank() const {
+bool Engine::blocks(const Goal& goal, int peer) const {
+  if (!goal.is_message) return !has_done_its_part(peer);
+  const int awaited = mailbox_.awaited(goal.number);
+  if (awaited != kAnySource) return awaited == peer;
+  // Any rank may send it: a dead one might have, and those who left in order will not.
+  if (!segment_.left(peer)) return true;
+  for (int rank = 0; rank < segment_.world_size(); ++rank) {
+    if (rank != segment_.rank() && !segment_.left(rank)) return false;
+  }
+  return true;
+}
+
+int Engine::blocking_rank(const Goal& goal) const {
+  if (goal.is_message) return mailbox_.awaited(goal.number);
   for (int rank = 0; rank < segment_.world_size(); ++rank) {
     if (!has_done_its_part(rank)) return rank;
   }
   return -1;
 }
 
-std::string Engine::missing_ranks() const {
+std::string Engine::missing_ranks(const Goal& goal) const {
+  if (goal.is_message && mailbox_.awaited(goal.number) == kAnySource) return "any rank to send it";
   std::string text;
   int named = 0;
   for (int rank = 0; rank < segment_.world_size(); ++rank) {
-    if (has_done_its_part(rank)) continue;
+    if (!blocks(goal, rank)) continue;
     if (++named > 8) return text + ", ...";
     const PeerState seen = last_seen(rank);
     text += base::cat(named > 1 ? "; " : "", "rank ", rank);
     if (seen.sequence == 0) {
-      text += ", which has not started any operation";
+      text += ", which has not started any collective";
     } else {
       text += base::cat(", last seen in ", name_of(seen.kind), " #", seen.sequence, " ", seconds(seen.age), " s ago");
     }
@@ -110,29 +174,50 @@ std::string Engine::missing_ranks() const {
   return text;
 }
 
-void Engine::check_peers() {
+void Engine::check_peers(const Goal& goal) {
   for (int rank = 0; rank < segment_.world_size(); ++rank) {
     if (rank == segment_.rank() || !segment_.gone(rank)) continue;
     // What it published before it went counts: look once more, now that nothing more can come.
     progress();
-    if (finished(started_) || has_done_its_part(rank)) continue;
-    const PeerState seen = last_seen(rank);
-    report_failure(
-        segment_, FailureKind::kPeerDied, rank, finish_.sequence,
-        base::cat(doing(), " failed: rank ", rank,
-                  seen.left ? " left the group before it" : " died (its process has ended)", "; it was last seen in ",
-                  seen.sequence == 0 ? "no operation" : name_of(seen.kind), " #", seen.sequence, ", ",
-                  seconds(seen.age), " s ago; look at that rank's own output for the reason, then rebuild the group"));
-    throw_failure(segment_, doing());
+    if (reached(goal)) return;
+    if (blocks(goal, rank)) fail_for(rank, goal);
   }
 }
 
-void Engine::time_out(const Deadline& deadline, std::uint64_t sequence) {
-  if (progress() && finished(sequence)) return;
-  report_failure(segment_, FailureKind::kTimeout, blocking_rank(), finish_.sequence,
-                 base::cat(doing(), " timed out after ", seconds(deadline.timeout()), " s; waiting for ",
-                           missing_ranks(), "; a longer deadline: LOCKSTEP_TIMEOUT"));
-  throw_failure(segment_, doing());
+int Engine::look_after(std::span<const int> ranks) {
+  const Entry entry(*this);
+  progress();
+  if (has_failed(segment_)) throw_failure(segment_, doing());
+  const auto now = Clock::now();
+  if (now - last_check_ < kSlice) return -1;
+  last_check_ = now;
+  for (const int rank : ranks) {
+    if (rank != segment_.rank() && segment_.gone(rank)) return rank;
+  }
+  return -1;
+}
+
+void Engine::fail_for(int peer, const Goal& goal) {
+  const PeerState seen = last_seen(peer);
+  std::string text = base::cat(doing(goal), " failed: rank ", peer,
+                               seen.left ? " left the group before it" : " died (its process has ended)");
+  text += seen.sequence == 0 ? "; it had not started any collective"
+                             : base::cat("; it was last seen in ", name_of(seen.kind), " #", seen.sequence, ", ",
+                                         seconds(seen.age), " s ago");
+  text += "; look at that rank's own output for the reason, then rebuild the group";
+  report_failure(segment_, FailureKind::kPeerDied, peer, goal.number, text);
+  throw_failure(segment_, doing(goal));
+}
+
+void Engine::time_out(const Deadline& deadline, const Goal& goal) {
+  if (progress() && reached(goal)) return;
+  std::string text =
+      base::cat(doing(goal), " timed out after ", seconds(deadline.timeout()), " s; waiting for ", missing_ranks(goal));
+  const std::string unclaimed = goal.is_message ? mailbox_.unclaimed() : "";
+  if (!unclaimed.empty()) text += "; not received by anybody here: " + unclaimed;
+  text += "; a longer deadline: LOCKSTEP_TIMEOUT";
+  report_failure(segment_, FailureKind::kTimeout, blocking_rank(goal), goal.number, text);
+  throw_failure(segment_, doing(goal));
 }
 
 }  // namespace lockstep::shm

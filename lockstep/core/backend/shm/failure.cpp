@@ -1,23 +1,13 @@
 #include "lockstep/core/backend/shm/failure.h"
 
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <climits>
 #include <cstring>
 #include <thread>
 
+#include "lockstep/core/backend/shm/doorbell.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep::shm {
-
-void ring(RankBlock& block) noexcept {
-  block.asleep_for.store(0, std::memory_order_relaxed);
-  block.doorbell.fetch_add(1, std::memory_order_release);
-  ::syscall(SYS_futex, &block.doorbell, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
-}
 
 void report_failure(Segment& segment, FailureKind kind, int guilty, std::uint64_t sequence,
                     std::string_view text) noexcept {

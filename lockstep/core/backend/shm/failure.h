@@ -22,7 +22,4 @@ inline bool has_failed(const Segment& segment) noexcept {
 /// AbortedError, everyone else the type of the first cause. `doing` says what this rank was about.
 [[noreturn]] void throw_failure(const Segment& segment, const std::string& doing);
 
-/// Wakes a rank that may be asleep.
-void ring(RankBlock& block) noexcept;
-
 }  // namespace lockstep::shm

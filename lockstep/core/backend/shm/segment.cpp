@@ -7,8 +7,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <thread>
 
+#include "lockstep/core/backend/in_flight.h"
+#include "lockstep/core/backend/shm/measure.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/cpus.h"
 
@@ -36,27 +39,59 @@ struct Segment::Allocation {
   std::shared_ptr<std::byte> base;
 };
 
-Segment::Segment(Store& store, const std::string& name, int rank, int world_size, Deadline deadline)
-    : rank_(rank),
-      world_size_(world_size),
-      layout_(Layout::of(world_size)),
+namespace {
+
+/// The naps of a rank that waits for others to come: ever longer; what it has in flight elsewhere moves.
+class Naps {
+ public:
+  explicit Naps(const Meeting& meeting) : meeting_(meeting) {}
+
+  void nap() {
+    InFlightList& in_flight = InFlightList::of_this_thread();
+    in_flight.progress_others(nullptr);
+    if (meeting_.while_waiting) meeting_.while_waiting();
+    std::this_thread::sleep_for(length_);
+    length_ = std::min(length_ * 2, in_flight.empty() ? kLongest : kShort);
+  }
+
+ private:
+  static constexpr std::chrono::microseconds kLongest{2000};
+  static constexpr std::chrono::microseconds kShort{100};  // Others may wait for each piece of what is in flight here.
+
+  const Meeting& meeting_;
+  std::chrono::microseconds length_{10};
+};
+
+}  // namespace
+
+Segment::Segment(Store& store, const Meeting& meeting)
+    : rank_(meeting.rank),
+      world_size_(meeting.world_size),
+      layout_(Layout::of(world_size_)),
+      has_ring_(static_cast<std::size_t>(world_size_)),
       next_offset_(round_up(layout_.nbytes, io::page_size())) {
-  if (rank == 0) {
-    create(store, name);
+  if (rank_ == 0) {
+    create(store, meeting.group);
   } else {
-    attach(store, name, deadline);
+    attach(store, meeting);
   }
   blocks_ = reinterpret_cast<RankBlock*>(base_.get() + layout_.blocks);
+  channels_ = reinterpret_cast<Channel*>(base_.get() + layout_.channels);
   staging_ = base_.get() + layout_.staging;
+  rings_ = base_.get() + layout_.rings;
   announce();
-  wait_for_all(name, deadline);
+  wait_for_all(meeting);
+  open_pidfds();
+  agree_on_constants(meeting);
+  // All have it: the store need not grow with the number of groups.
+  if (rank_ == 0) store.erase("segment");
 }
 
 Segment::~Segment() { own().ready.store(2, std::memory_order_release); }
 
 void Segment::create(Store& store, const std::string& name) {
   memory_ = std::make_unique<io::SharedMemory>(io::SharedMemory::create("lockstep:" + name));
-  memory_->reserve(0, layout_.nbytes);
+  memory_->reserve(0, layout_.staging);
   base_ = memory_->map(0, layout_.nbytes);
   // Pages start as zero, which is what every counter starts from.
   header().magic = kMagic;
@@ -64,16 +99,25 @@ void Segment::create(Store& store, const std::string& name) {
   store.set("segment", memory_->handle());
 }
 
-void Segment::attach(Store& store, const std::string& name, Deadline deadline) {
-  std::string handle;
+void Segment::attach(Store& store, const Meeting& meeting) {
+  const std::string& name = meeting.group;
+  std::optional<std::string> handle;
+  // A rank with nothing else to look after leaves the waiting to the store.
+  const bool alone = !meeting.while_waiting && InFlightList::of_this_thread().empty();
   try {
-    handle = store.get("segment", deadline);
+    if (alone) handle = store.get("segment", meeting.deadline);
   } catch (const TimeoutError&) {
-    throw TimeoutError(base::cat("rank ", rank_, "/", world_size_, " group ", name, ": rank 0 did not arrive within ",
-                                 seconds(deadline.timeout()), " s; check that it was started and runs on this host"),
-                       0);
   }
-  memory_ = std::make_unique<io::SharedMemory>(io::SharedMemory::attach(handle));
+  for (Naps naps(meeting); !handle && !(handle = store.try_get("segment"));) {
+    if (meeting.deadline.passed()) {
+      throw TimeoutError(
+          base::cat("rank ", rank_, "/", world_size_, " group ", name, ": rank 0 did not arrive within ",
+                    seconds(meeting.deadline.timeout()), " s; check that it was started and runs on this host"),
+          0);
+    }
+    naps.nap();
+  }
+  memory_ = std::make_unique<io::SharedMemory>(io::SharedMemory::attach(*handle));
   base_ = memory_->map(0, layout_.nbytes);
   LS_REQUIRE(header().magic == kMagic && header().world_size == static_cast<std::uint32_t>(world_size_), "rank ", rank_,
              " group ", name, ": this rank was told a world size of ", world_size_, ", rank 0 one of ",
@@ -92,7 +136,7 @@ void Segment::announce() {
   block.ready.store(1, std::memory_order_release);
 }
 
-void Segment::wait_for_all(const std::string& name, Deadline deadline) {
+void Segment::wait_for_all(const Meeting& meeting) {
   const auto missing = [this] {
     std::string ranks;
     for (int rank = 0; rank < world_size_; ++rank) {
@@ -100,15 +144,15 @@ void Segment::wait_for_all(const std::string& name, Deadline deadline) {
     }
     return ranks;
   };
-  for (auto nap = std::chrono::microseconds(10); !missing().empty();
-       nap = std::min(nap * 2, std::chrono::microseconds(2000))) {
-    if (deadline.passed()) {
-      throw TimeoutError(base::cat("rank ", rank_, "/", world_size_, " group ", name, ": waited ",
-                                   seconds(deadline.timeout()), " s for rank(s) ", missing(),
-                                   " to arrive; check that they were started"));
-    }
-    std::this_thread::sleep_for(nap);
+  for (Naps naps(meeting); !missing().empty(); naps.nap()) {
+    if (!meeting.deadline.passed()) continue;
+    throw TimeoutError(base::cat("rank ", rank_, "/", world_size_, " group ", meeting.group, ": waited ",
+                                 seconds(meeting.deadline.timeout()), " s for rank(s) ", missing(),
+                                 " to arrive; check that they were started"));
   }
+}
+
+void Segment::open_pidfds() {
   for (int rank = 0; rank < world_size_; ++rank) {
     const RankBlock& peer = block(rank);
     RankCpus cpus;
@@ -127,9 +171,48 @@ void Segment::wait_for_all(const std::string& name, Deadline deadline) {
   }
 }
 
+void Segment::agree_on_constants(const Meeting& meeting) {
+  Header& shared = header();
+  if (rank_ == 0) {
+    const bool exclusive = world_size_ > 1 && exclusive_cpus(cpus_);
+    shared.constants = exclusive ? known_constants(*this) : kSharedCpus;
+    shared.constants_ready.store(1, std::memory_order_release);
+    return;
+  }
+  if (rank_ == 1) help_to_measure(*this, meeting.deadline);
+  for (Naps naps(meeting); shared.constants_ready.load(std::memory_order_acquire) == 0; naps.nap()) {
+    // Who waits for others by other means finds out by them.
+    if (!meeting.while_waiting && gone(0)) {
+      throw PeerError(base::cat("rank ", rank_, "/", world_size_, " group ", meeting.group,
+                                ": rank 0 ended while the group formed"),
+                      0);
+    }
+    if (!meeting.deadline.passed()) continue;
+    throw TimeoutError(
+        base::cat("rank ", rank_, "/", world_size_, " group ", meeting.group,
+                  ": rank 0 stopped while the group formed; waited ", seconds(meeting.deadline.timeout()), " s"),
+        0);
+  }
+}
+
+void Segment::require_slot(std::uint64_t tick) {
+  bool& has = has_slot_[tick % kSlots];
+  if (has) return;
+  const auto offset = static_cast<std::size_t>(slot(rank_, tick) - base_.get());
+  memory_->reserve(offset, kSlotBytes);
+  has = true;
+}
+
+void Segment::require_ring(int to) {
+  const auto index = static_cast<std::size_t>(to);
+  if (has_ring_[index]) return;
+  memory_->reserve(static_cast<std::size_t>(message_ring(rank_, to) - base_.get()), kRingBytes);
+  has_ring_[index] = true;
+}
+
 bool Segment::gone(int rank) const {
   const RankBlock& peer = block(rank);
-  if (peer.ready.load(std::memory_order_acquire) == 2) return true;
+  if (left(rank)) return true;
   if (peer.pid == static_cast<std::uint32_t>(::getpid())) return false;
   const io::UniqueFd& fd = pidfds_[static_cast<std::size_t>(rank)];
   if (!fd) return true;

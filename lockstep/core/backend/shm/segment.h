@@ -1,6 +1,7 @@
 #pragma once
 // A group's shared segment: how its ranks find it, what they know of each other, and the memory they hand out.
 
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -27,7 +28,7 @@ class Segment {
  public:
   /// Rank 0 makes the segment and publishes its handle under `name` in `store`; all map it and wait for each other.
   /// Throws TimeoutError that names the ranks that never arrived, UsageError where a rank runs on another host.
-  Segment(Store& store, const std::string& name, int rank, int world_size, Deadline deadline);
+  Segment(Store& store, const Meeting& meeting);
   /// Marks this rank as gone, so that a peer that still waits for it learns so.
   ~Segment();
   Segment(const Segment&) = delete;
@@ -43,10 +44,22 @@ class Segment {
   std::byte* slot(int rank, std::uint64_t tick) const noexcept {
     return staging_ + static_cast<std::size_t>(rank) * kStagingBytes + tick % kSlots * kSlotBytes;
   }
+  /// Gives this rank's slot of a tick its pages, the first time; before anything is written to it.
+  void require_slot(std::uint64_t tick);
+  /// Messages from one rank to another: how far they are, and their bytes.
+  Channel& channel(int from, int to) const noexcept { return channels_[from * world_size_ + to]; }
+  std::byte* message_ring(int from, int to) const noexcept {
+    return rings_ + static_cast<std::size_t>(from * world_size_ + to) * kRingBytes;
+  }
+  /// As require_slot, for the ring of messages from this rank.
+  void require_ring(int to);
+  const Constants& constants() const noexcept { return header().constants; }
   const std::vector<RankCpus>& cpus() const noexcept { return cpus_; }
 
   /// True when a peer's process has ended, or it has left the group.
   bool gone(int rank) const;
+  /// True when a peer has left the group in order.
+  bool left(int rank) const noexcept { return block(rank).ready.load(std::memory_order_acquire) == 2; }
 
   /// This rank's pages of an allocation that all ranks make in the same order; to be called before its barrier.
   void reserve(std::size_t nbytes);
@@ -61,9 +74,11 @@ class Segment {
   struct Allocation;
 
   void create(Store& store, const std::string& name);
-  void attach(Store& store, const std::string& name, Deadline deadline);
+  void attach(Store& store, const Meeting& meeting);
   void announce();
-  void wait_for_all(const std::string& name, Deadline deadline);
+  void agree_on_constants(const Meeting& meeting);
+  void wait_for_all(const Meeting& meeting);
+  void open_pidfds();
 
   int rank_;
   int world_size_;
@@ -71,7 +86,11 @@ class Segment {
   std::unique_ptr<io::SharedMemory> memory_;
   std::shared_ptr<std::byte> base_;
   RankBlock* blocks_ = nullptr;
+  Channel* channels_ = nullptr;
   std::byte* staging_ = nullptr;
+  std::byte* rings_ = nullptr;
+  std::array<bool, kSlots> has_slot_{};
+  std::vector<bool> has_ring_;
   std::vector<io::UniqueFd> pidfds_;  // Empty for ranks of this process.
   std::vector<RankCpus> cpus_;
   std::vector<std::weak_ptr<Allocation>> allocations_;  // In the order of allocation, alike on all ranks.

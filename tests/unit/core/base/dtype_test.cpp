@@ -43,6 +43,8 @@ TEST(ReduceOp, NamesRoundTripForEveryValue) {
     const auto op = static_cast<ReduceOp>(i);
     EXPECT_EQ(parse_reduce_op(name_of(op)), op);
   }
+  EXPECT_EQ(parse_reduce_op("premul_sum"), ReduceOp::kPreMulSum);
+  EXPECT_EQ(name_of(static_cast<ReduceOp>(kReduceOpCount)), "?");
   EXPECT_THROW(parse_reduce_op("mean"), UsageError);
 }
 
@@ -50,6 +52,7 @@ TEST(ReduceOp, AveragesAreForFloatsAndBitsForIntegers) {
   for (int i = 0; i < kDTypeCount; ++i) {
     const auto dtype = static_cast<DType>(i);
     EXPECT_EQ(is_supported(ReduceOp::kAvg, dtype), is_floating(dtype));
+    EXPECT_EQ(is_supported(ReduceOp::kPreMulSum, dtype), is_floating(dtype));
     EXPECT_EQ(is_supported(ReduceOp::kBitXor, dtype), !is_floating(dtype));
     EXPECT_TRUE(is_supported(ReduceOp::kSum, dtype));
     EXPECT_TRUE(is_supported(ReduceOp::kMax, dtype));

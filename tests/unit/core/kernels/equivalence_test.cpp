@@ -1,5 +1,6 @@
 // Every instruction set against the scalar specification, bit for bit, and every byte outside of the destinations
 // as it was.
+#include <iterator>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -29,7 +30,15 @@ struct Case {
   }
 };
 
-using Reduce = void (*)(std::span<const void* const>, std::span<void* const>, std::size_t, DType, ReduceOp, int);
+using Reduce = void (*)(std::span<const void* const>, std::span<void* const>, std::size_t, const Reduction&);
+
+/// They round, vanish, overflow and change signs.
+std::vector<double> factors(std::size_t sources) {
+  constexpr double kCycle[] = {1.0 / 3.0, -2.0, 1e30, 0.0, 1e-40, 1.0, -0.7};
+  std::vector<double> factors;
+  for (std::size_t s = 0; s < sources; ++s) factors.push_back(kCycle[s % std::size(kCycle)]);
+  return factors;
+}
 
 /// The sources, then the destinations that are not sources, after the reduction.
 std::vector<Buffer> run(Reduce reduce_with, const Case& c, std::vector<Buffer> buffers) {
@@ -41,7 +50,7 @@ std::vector<Buffer> run(Reduce reduce_with, const Case& c, std::vector<Buffer> b
     const bool is_source = c.in_place && t < c.sources;
     destinations.push_back(buffers[is_source ? c.sources - 1 - t : c.sources + t].data());
   }
-  reduce_with(sources, destinations, c.count, c.dtype, c.op, 3);
+  reduce_with(sources, destinations, c.count, {c.dtype, c.op, 3, factors(c.sources)});
   return buffers;
 }
 
@@ -69,7 +78,8 @@ TEST_P(Equivalence, ReduceEqualsTheScalarSpecification) {
     if (!is_supported(op, GetParam())) continue;
     for (const std::size_t count : kCounts) {
       for (const std::size_t sources : {1, 2, 3, 4, 5, 8}) {
-        for (const std::size_t destinations : {1, 2, 3}) {
+        for (const std::size_t destinations : {1, 2, 3, 4}) {
+          if (destinations == 4 && sources != 4) continue;
           for (const bool in_place : {false, true}) {
             // The long ones, which take the time, are aligned or misaligned in turn; the longest, in place or not.
             for (const std::size_t misalignment : {0, 1}) {
@@ -87,7 +97,8 @@ TEST_P(Equivalence, ReduceEqualsTheScalarSpecification) {
 
 TEST_P(Equivalence, ManySources) {
   std::mt19937_64 random(8);
-  for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax}) {
+  for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax, ReduceOp::kPreMulSum}) {
+    if (!is_supported(op, GetParam())) continue;
     for (const std::size_t sources : {9, 100, 256}) {
       expect_equal_to_scalar({GetParam(), op, 77, sources, 1, true, 1}, random);
       if (HasFatalFailure()) return;

@@ -1,0 +1,141 @@
+"""Tests of what needs no measurement: sizes, verdicts, and programs that fall silent."""
+import pathlib
+import sys
+import unittest
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from comparison import programs, report, requirements, results  # noqa: E402
+
+KI, MI = 1 << 10, 1 << 20
+
+
+def measured(times, shares=()):
+    """Results of one round: {program: {size: us}}."""
+    found = results.Results()
+    for name, by_size in times.items():
+        found.add(name, [{"bytes": size, "p50_us": us, "wrong": 0} for size, us in by_size.items()])
+    for size, share in dict(shares).items():
+        found.shares[size].append(share)
+    return found
+
+
+def requirement(measure, bound, ours="lockstep_backend", low=4, high=4 * KI):
+    return requirements.Requirement("all_reduce", 2, low, high, ours, measure, bound)
+
+
+class Sizes(unittest.TestCase):
+    def test_grow_by_the_factor(self):
+        self.assertEqual(programs.sizes_between(4, 300, 4), [4, 16, 64, 256])
+        self.assertEqual(programs.sizes_between(64 * KI, 64 * KI, 16), [64 * KI])
+
+    def test_parse(self):
+        self.assertEqual([programs.parse_bytes(text) for text in ("4", "64K", "2M", "1G")],
+                         [4, 64 * KI, 2 * MI, 1 << 30])
+
+    def test_runs_are_unbroken(self):
+        self.assertEqual(programs.runs_of([4, 16, 256, 1024, 65536], 4), [[4, 16], [256, 1024], [65536]])
+        self.assertEqual(programs.runs_of([], 4), [])
+
+
+class Verdicts(unittest.TestCase):
+    def judge(self, wanted, times, shares=()):
+        return requirements.judge(wanted, measured(times, shares))
+
+    def test_the_worst_cell_decides(self):
+        verdict = self.judge(requirement("best", 2), {"lockstep_backend": {4: 1, 16: 1, 64 * KI: 9},
+                                                      "mpich": {4: 5, 16: 3, 64 * KI: 1}, "openmpi": {4: 4, 16: 1.5}})
+        self.assertEqual((verdict.worst.size, verdict.worst.peer, verdict.holds), (16, "openmpi", False))
+        self.assertEqual(verdict.text, "**short by 25 %**")
+        self.assertEqual(verdict.cell, "16 B: 1.50 x (openmpi)")
+
+    def test_exactly_the_bound_holds(self):
+        self.assertTrue(self.judge(requirement("best", 2), {"lockstep_backend": {4: 1}, "mpich": {4: 2}}).holds)
+
+    def test_pytorch_is_no_library(self):
+        times = {"lockstep_backend": {4: 1}, "torch_gloo": {4: 2}}
+        self.assertEqual(self.judge(requirement("best", 1), times).text, "not measured")
+        self.assertTrue(self.judge(requirement("pytorch", 2), times).holds)
+        self.assertFalse(self.judge(requirement("pytorch", 3), times).holds)
+
+    def test_under_is_not_at(self):
+        self.assertTrue(self.judge(requirement("us", 0.5), {"lockstep_backend": {4: 0.4, 16: 0.49}}).holds)
+        at = self.judge(requirement("us", 0.5), {"lockstep_backend": {4: 0.5}})
+        self.assertEqual((at.holds, at.text), (False, "**over by less than 1 %**"))
+        over = self.judge(requirement("us", 0.5), {"lockstep_backend": {4: 0.4, 16: 0.6}})
+        self.assertEqual(over.text, "**over by 20 %**")
+
+    def test_share_of_the_limit(self):
+        verdict = self.judge(requirement("limit", 0.85), {"lockstep_backend": {4: 1, 16: 1}}, {4: 0.9, 16: 0.5})
+        self.assertEqual((verdict.worst.size, verdict.holds), (16, False))
+
+    def test_a_size_that_only_others_did_fails(self):
+        verdict = self.judge(requirement("best", 1), {"lockstep_backend": {4: 1}, "mpich": {4: 2, 16: 2}})
+        self.assertEqual((verdict.holds, verdict.text), (False, "**fails**: no result of 16 B"))
+
+    def test_nothing_measured_is_no_success(self):
+        verdict = requirements.judge(requirement("best", 1), None)
+        self.assertEqual((verdict.holds, verdict.text, verdict.cell), (False, "not measured", "-"))
+
+    def test_every_size_of_all_reduce_is_in_one_band(self):
+        for ours in ("lockstep_backend", "lockstep_user"):
+            bands = [band for band in requirements.REQUIREMENTS
+                     if (band.operation, band.nproc, band.ours, band.measure) == ("all_reduce", 2, ours, "best")]
+            for size in programs.sizes_between(4, 256 * MI, 4):
+                self.assertEqual(sum(band.low <= size <= band.high for band in bands), 1, size)
+
+    def test_the_summary_names_what_is_missing(self):
+        by_sweep = {("all_reduce", 2): measured({"lockstep_backend": {4: 1}, "mpich": {4: 2}})}
+        text = requirements.summary(requirements.judge_all(by_sweep), by_sweep)
+        self.assertIn("Not compared with gloo, openmpi, torch_gloo", text)
+        self.assertEqual(text.count("\n| "), len(requirements.REQUIREMENTS))
+
+
+# Prints a result for each size; at the size argv[1] it waits to be ended.
+HANGS = """
+import json, signal, sys
+flags = ("--min-bytes", "--max-bytes", "--step-factor")
+low, high, factor = (int(sys.argv[sys.argv.index(flag) + 1]) for flag in flags)
+while low <= high:
+    if low == int(sys.argv[1]):
+        signal.pause()
+    print(json.dumps({"event": "result", "bytes": low, "p50_us": 1.0, "wrong": 0}), flush=True)
+    low *= factor
+"""
+
+
+class Silence(unittest.TestCase):
+    def runner(self, script, *arguments, patience=20.0, start_seconds=30):
+        program = programs.Program("fake", [sys.executable, "-c", script, *arguments], {}, start_seconds)
+        sweep = programs.Sweep("all_reduce", 2, [4, 16, 64, 256], 4, 0.1, patience, [program])
+        return programs.Runner(sweep), program
+
+    def sizes(self, runner, program):
+        return [row["bytes"] for row in runner.run(program)]
+
+    def test_a_program_that_answers_is_run_once(self):
+        runner, program = self.runner(HANGS, "5")
+        self.assertEqual(self.sizes(runner, program), [4, 16, 64, 256])
+        self.assertEqual((runner.silent, runner.failed), ({"fake": []}, {}))
+
+    def test_a_silent_size_is_left_out_and_the_next_are_measured(self):
+        runner, program = self.runner(HANGS, "16", patience=3.0)
+        self.assertEqual(self.sizes(runner, program), [4, 64, 256])
+        self.assertEqual(runner.silent, {"fake": [16]})
+        self.assertEqual(self.sizes(runner, program), [4, 64, 256])  # The next round does not wait for it again.
+        self.assertIn("fake gave no result within 3 s for 16 B.", report.troubles(runner)[0])
+
+    def test_one_that_never_answers_is_given_up(self):
+        runner, program = self.runner("import signal; signal.pause()", patience=0.2, start_seconds=0)
+        self.assertEqual(self.sizes(runner, program), [])
+        self.assertEqual(runner.silent, {"fake": [4, 16]})
+        self.assertIn("left out from then on", report.troubles(runner)[0])
+
+    def test_one_that_fails_is_left_out_with_its_reason(self):
+        runner, program = self.runner("import sys; sys.exit('no such peer')")
+        self.assertEqual(self.sizes(runner, program), [])
+        self.assertEqual(runner.failed, {"fake": "exit code 1: no such peer"})
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,149 @@
+"""What Lockstep promises of its speed, and whether measurements keep it.
+
+Every promise is of a band of sizes; its worst cell decides. Ratios are times of others by our time, so more is better.
+"""
+import dataclasses
+
+from comparison.programs import OURS
+from comparison.results import PYTORCH, format_bytes
+
+KI, MI = 1 << 10, 1 << 20
+LIBRARIES = ("gloo_", "openmpi", "mpich", PYTORCH)  # How their programs' names begin.
+MEMORY = {"lockstep_backend": "backend memory", "lockstep_user": "user memory"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirement:
+    operation: str
+    nproc: int
+    low: int  # Bytes; both ends belong to the band.
+    high: int
+    ours: str
+    measure: str  # best: times the best library's; pytorch: times PyTorch's; us: our time; limit: share of the limit
+    bound: float  # At least, but for us: below.
+
+    @property
+    def text(self):
+        what = {"best": "not slower than the best peer" if self.bound == 1 else
+                        f"at least {self.bound:g} x as fast as the best peer",
+                "pytorch": f"at least {self.bound:g} x as fast as PyTorch on Gloo",
+                "us": f"under {self.bound:g} us",
+                "limit": f"at least {self.bound:g} of the machine's limit"}[self.measure]
+        band = f"{format_bytes(self.low)} .. {format_bytes(self.high)}"
+        return f"{self.operation}, {self.nproc} ranks, {band}, {MEMORY[self.ours]}: {what}"
+
+
+def all_reduce_requirements():
+    """One row of the table for each band: backend memory, user memory, PyTorch."""
+    for low, high, backend, user, pytorch in ((4, 4 * KI, 1, 1, 300), (16 * KI, 256 * KI, 3.5, 1, 100),
+                                              (MI, 16 * MI, 4.5, 1.5, 40), (64 * MI, 256 * MI, 2.3, 1.8, 9)):
+        yield Requirement("all_reduce", 2, low, high, "lockstep_backend", "best", backend)
+        if low == 4:
+            yield Requirement("all_reduce", 2, 4, KI, "lockstep_backend", "us", 0.5)
+        yield Requirement("all_reduce", 2, low, high, "lockstep_user", "best", user)
+        yield Requirement("all_reduce", 2, low, high, "lockstep_backend", "pytorch", pytorch)
+
+
+REQUIREMENTS = (
+    *all_reduce_requirements(),
+    *(Requirement("all_reduce", nproc, 4, 16 * MI, ours, "best", 1) for nproc in (4, 8) for ours in OURS),
+    *(Requirement(operation, 2, 64 * KI, 64 * MI, "lockstep_backend", "best", 2)
+      for operation in ("reduce_scatter", "all_gather", "broadcast")),
+    Requirement("all_reduce", 2, 256 * KI, 4 * MI, "lockstep_backend", "limit", 0.85),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One size of a requirement's band: what was reached, and by which peer it is measured."""
+    size: int
+    value: float
+    peer: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    requirement: Requirement
+    worst: Cell | None  # None where nothing of the band was measured.
+    reached: float      # The worst cell by the bound; 1 or more holds.
+    lost: tuple = ()    # Sizes that others did and Lockstep did not.
+
+    @property
+    def holds(self):
+        return self.worst is not None and not self.lost and self.reached >= 1
+
+    @property
+    def text(self):
+        if self.lost:
+            return f"**fails**: no result of {', '.join(format_bytes(size) for size in self.lost)}"
+        if self.worst is None:
+            return "not measured"
+        if self.holds:
+            return "holds"
+        kind = "over" if self.requirement.measure == "us" else "short"
+        missing = (1 / self.reached - 1) if kind == "over" else (1 - self.reached)
+        return f"**{kind} by {100 * missing:.0f} %**" if missing >= 0.005 else f"**{kind} by less than 1 %**"
+
+    @property
+    def cell(self):
+        if self.worst is None:
+            return "-"
+        unit = {"us": " us", "limit": " of the limit"}.get(self.requirement.measure, " x")
+        against = f" ({self.worst.peer})" if self.worst.peer else ""
+        return f"{format_bytes(self.worst.size)}: {self.worst.value:.2f}{unit}{against}"
+
+
+def cell_of(requirement, results, size):
+    """None where there is nothing to compare with."""
+    ours = results.median(requirement.ours, size)
+    if requirement.measure == "us":
+        return Cell(size, ours)
+    if requirement.measure == "limit":
+        share = results.share(size)
+        return None if share is None else Cell(size, share)
+    best = results.best_peer(size) if requirement.measure == "best" else (results.median(PYTORCH, size), "")
+    return None if best is None or best[0] is None else Cell(size, best[0] / ours, best[1])
+
+
+def judge(requirement, results):
+    """The verdict on one requirement; `results` of its sweep, or None where it was not run."""
+    if results is None:
+        return Verdict(requirement, None, 0)
+    band = [size for size in results.sizes() if requirement.low <= size <= requirement.high]
+    lost = tuple(size for size in band if results.median(requirement.ours, size) is None)
+    cells = [cell_of(requirement, results, size) for size in band if size not in lost]
+    cells = [cell for cell in cells if cell is not None]
+    if not cells:
+        return Verdict(requirement, None, 0, lost)
+    if requirement.measure == "us":
+        worst = max(cells, key=lambda cell: cell.value)
+        # Under, not at.
+        reached = requirement.bound / worst.value if worst.value != requirement.bound else 1 - 1e-9
+    else:
+        worst = min(cells, key=lambda cell: cell.value)
+        reached = worst.value / requirement.bound
+    return Verdict(requirement, worst, reached, lost)
+
+
+def judge_all(results_by_sweep):
+    """All verdicts; `results_by_sweep` by (operation, ranks)."""
+    return [judge(requirement, results_by_sweep.get((requirement.operation, requirement.nproc)))
+            for requirement in REQUIREMENTS]
+
+
+def missing_libraries(results_by_sweep):
+    """Without one of them a verdict says less."""
+    programs = {name for results in results_by_sweep.values() for name in results.programs()}
+    return [library.strip("_") for library in LIBRARIES if not any(name.startswith(library) for name in programs)]
+
+
+def summary(verdicts, results_by_sweep):
+    """The table: what is required, the worst cell that was measured, whether it holds."""
+    lines = ["| required | worst measured | verdict |", "|---|---:|---|"]
+    lines += [f"| {verdict.requirement.text} | {verdict.cell} | {verdict.text} |" for verdict in verdicts]
+    measured = [verdict for verdict in verdicts if verdict.worst is not None or verdict.lost]
+    lines += ["", f"{sum(verdict.holds for verdict in verdicts)} of {len(measured)} that were measured hold."]
+    missing = missing_libraries(results_by_sweep)
+    if missing:
+        lines += ["", f"**Not compared with {', '.join(missing)}**: no results of it."]
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""What was measured, and how it is written."""
+import collections
+import statistics
+
+from comparison.programs import OURS
+
+# Its numbers hold the cost of a call from Python, so it is compared with apart from the libraries.
+PYTORCH = "torch_gloo"
+
+
+def format_bytes(size):
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >> shift and size % (1 << shift) == 0:
+            return f"{size >> shift} {unit}"
+    return f"{size} B"
+
+
+def format_us(value):
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+class Results:
+    """Of one sweep: p50 of every round, by program and size, and the machine's limits around the rounds."""
+
+    def __init__(self):
+        self.times = collections.defaultdict(list)
+        self.wrong = collections.Counter()
+        self.bounds = collections.defaultdict(list)
+        self.shares = collections.defaultdict(list)
+        self.limits = []
+        self.rounds = 0
+
+    def add(self, program, rows):
+        for row in rows:
+            self.times[program, row["bytes"]].append(row["p50_us"])
+            self.wrong[program] += row["wrong"]
+            if program == "lockstep_backend" and "limit_us" in row:
+                self.bounds[row["bytes"]].append(row["limit_us"])
+                # Of one run, since the machine is another one in the next.
+                self.shares[row["bytes"]].append(row["limit_us"] / row["p50_us"])
+
+    def median(self, program, size):
+        times = self.times.get((program, size))
+        return statistics.median(times) if times else None
+
+    def bound(self, size):
+        """us: the least that the machine allows in backend memory; None where that was not measured."""
+        return statistics.median(self.bounds[size]) if size in self.bounds else None
+
+    def share(self, size):
+        """How much of the machine's limit is reached in backend memory: 1 is all of it."""
+        return statistics.median(self.shares[size]) if size in self.shares else None
+
+    def sizes(self):
+        return sorted({size for _, size in self.times})
+
+    def programs(self):
+        return {program for program, _ in self.times}
+
+    def best_peer(self, size):
+        """(us, name) of the fastest library that is not ours; None where none was measured."""
+        others = [(self.median(name, size), name) for name in self.programs() if name not in OURS + (PYTORCH,)]
+        return min((pair for pair in others if pair[0] is not None), default=None)
