@@ -6,55 +6,16 @@
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/log.h"
+#include "lockstep/parallel/group/arguments.h"
 #include "lockstep/parallel/group/dtype_map.h"
 #include "lockstep/parallel/group/memory_policy.h"
 #include "lockstep/parallel/group/thread_share.h"
 
 namespace lockstep {
-namespace {
 
-std::string who(const Communicator& communicator, std::string_view function) {
-  return base::cat("rank ", communicator.rank(), "/", communicator.world_size(), " group ", communicator.name(), ": ",
-                   function);
-}
-
-/// Checks one argument and returns its dtype in core's table.
-DType require_dense(const Communicator& communicator, std::string_view function, std::string_view argument,
-                    const at::Tensor& tensor) {
-  const auto refuse = [&](std::string_view expected) {
-    throw UsageError(base::cat(who(communicator, function), ": ", argument, " is ", group::tensor_text(tensor),
-                               "; expected ", expected));
-  };
-  if (!tensor.defined()) refuse("a tensor with memory");
-  if (tensor.layout() != at::kStrided) refuse("a dense tensor: pass tensor.to_dense()");
-  if (!tensor.device().is_cpu()) refuse("a tensor on the CPU: pass tensor.cpu()");
-  if (!tensor.is_contiguous()) refuse("a contiguous tensor: pass tensor.contiguous()");
-  const auto dtype = group::from_torch(tensor.scalar_type());
-  if (!dtype)
-    refuse("one of f32 f64 f16 bf16 i8 u8 i32 i64 bool: convert it, or pass at::view_as_real of a complex one");
-  return *dtype;
-}
-
-/// `many` must hold world_size times as many elements of the same dtype as `one`.
-void require_chunks(const Communicator& communicator, std::string_view function,
-                    std::pair<std::string_view, const at::Tensor*> many,
-                    std::pair<std::string_view, const at::Tensor*> one) {
-  const std::int64_t expected = one.second->numel() * communicator.world_size();
-  if (many.second->numel() == expected && many.second->scalar_type() == one.second->scalar_type()) return;
-  throw UsageError(base::cat(who(communicator, function), ": ", many.first, " is ", group::tensor_text(*many.second),
-                             " and ", one.first, " is ", group::tensor_text(*one.second), "; expected ", many.first,
-                             " of ", expected, " elements (world_size * ", one.first, ".numel()) and ",
-                             group::dtype_name(one.second->scalar_type())));
-}
-
-/// Tells autograd that the memory of `tensor` changes: a graph that saved it must notice.
-void mark_written(const at::Tensor& tensor) {
-  if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
-}
-
-std::size_t count_of(const at::Tensor& tensor) { return static_cast<std::size_t>(tensor.numel()); }
-
-}  // namespace
+using group::BufferList;
+using group::Buffers;
+using group::UnequalBuffers;
 
 ProcessGroup::ProcessGroup(std::shared_ptr<Communicator> communicator, RankEnvironment environment,
                            std::shared_ptr<Store> store)
@@ -64,68 +25,115 @@ ProcessGroup::ProcessGroup(std::shared_ptr<Communicator> communicator, RankEnvir
 
 int ProcessGroup::rank() const noexcept { return communicator_->rank(); }
 int ProcessGroup::world_size() const noexcept { return communicator_->world_size(); }
+const std::string& ProcessGroup::name() const noexcept { return communicator_->name(); }
+
+std::shared_ptr<ProcessGroup> ProcessGroup::new_group(const std::vector<int>& ranks, const SubgroupOptions& options) {
+  return std::make_shared<ProcessGroup>(lockstep::new_group(*communicator_, ranks, options), environment_, store_);
+}
+
+std::shared_ptr<ProcessGroup> ProcessGroup::split(int color, int key, const SubgroupOptions& options) {
+  auto communicator = lockstep::split(*communicator_, color, key, options);
+  if (communicator == nullptr) return nullptr;
+  return std::make_shared<ProcessGroup>(std::move(communicator), environment_, store_);
+}
 
 void ProcessGroup::barrier(const OpOptions& options) { communicator_->barrier(options); }
 
-void ProcessGroup::all_reduce(at::Tensor& tensor, ReduceOp op, const OpOptions& options) {
-  const DType dtype = require_dense(*communicator_, "all_reduce", "tensor", tensor);
-  mark_written(tensor);
-  communicator_->all_reduce(tensor.data_ptr(), tensor.data_ptr(), count_of(tensor), dtype, op, options);
+void ProcessGroup::all_reduce(at::Tensor& tensor, Reduction op, const OpOptions& options) {
+  const Buffers b = group::take_tensor({*communicator_, "all_reduce"}, tensor);
+  communicator_->all_reduce(b.input, b.output, b.count, b.dtype, op, options);
+}
+
+void ProcessGroup::reduce(at::Tensor& tensor, int root, Reduction op, const OpOptions& options) {
+  const Buffers b = group::take_reduced({*communicator_, "reduce"}, tensor, root);
+  communicator_->reduce(b.input, b.output, b.count, b.dtype, root, op, options);
 }
 
 void ProcessGroup::broadcast(at::Tensor& tensor, int root, const OpOptions& options) {
-  const DType dtype = require_dense(*communicator_, "broadcast", "tensor", tensor);
-  mark_written(tensor);
-  communicator_->broadcast(tensor.data_ptr(), count_of(tensor), dtype, root, options);
+  const Buffers b = group::take_tensor({*communicator_, "broadcast"}, tensor);
+  communicator_->broadcast(b.output, b.count, b.dtype, root, options);
 }
 
 void ProcessGroup::all_gather(at::Tensor& output, const at::Tensor& input, const OpOptions& options) {
-  const DType dtype = require_dense(*communicator_, "all_gather", "input", input);
-  require_dense(*communicator_, "all_gather", "output", output);
-  require_chunks(*communicator_, "all_gather", {"output", &output}, {"input", &input});
-  mark_written(output);
-  communicator_->all_gather(input.data_ptr(), output.data_ptr(), count_of(input), dtype, options);
+  const Buffers b = group::take_gathered({*communicator_, "all_gather"}, output, input);
+  communicator_->all_gather(b.input, b.output, b.count, b.dtype, options);
 }
 
-void ProcessGroup::reduce_scatter(at::Tensor& output, const at::Tensor& input, ReduceOp op, const OpOptions& options) {
-  const DType dtype = require_dense(*communicator_, "reduce_scatter", "output", output);
-  require_dense(*communicator_, "reduce_scatter", "input", input);
-  require_chunks(*communicator_, "reduce_scatter", {"input", &input}, {"output", &output});
-  mark_written(output);
-  communicator_->reduce_scatter(input.data_ptr(), output.data_ptr(), count_of(output), dtype, op, options);
+void ProcessGroup::all_gather(at::Tensor& output, const at::Tensor& input, const Sizes& counts,
+                              const OpOptions& options) {
+  const UnequalBuffers b = group::take_gathered({*communicator_, "all_gather"}, output, input, counts);
+  communicator_->all_gather(b.input, b.output, b.counts, b.dtype, options);
 }
 
-Work ProcessGroup::all_reduce_async(at::Tensor& tensor, ReduceOp op, const OpOptions& options) {
-  const DType dtype = require_dense(*communicator_, "all_reduce_async", "tensor", tensor);
-  mark_written(tensor);
-  return communicator_->all_reduce_async(tensor.data_ptr(), tensor.data_ptr(), count_of(tensor), dtype, op, options);
+void ProcessGroup::gather(at::Tensor& output, const at::Tensor& input, int root, const OpOptions& options) {
+  const Buffers b = group::take_gathered({*communicator_, "gather"}, output, input, root);
+  communicator_->gather(b.input, b.output, b.count, b.dtype, root, options);
 }
 
-Work ProcessGroup::broadcast_async(at::Tensor& tensor, int root, const OpOptions& options) {
-  const DType dtype = require_dense(*communicator_, "broadcast_async", "tensor", tensor);
-  mark_written(tensor);
-  return communicator_->broadcast_async(tensor.data_ptr(), count_of(tensor), dtype, root, options);
+void ProcessGroup::reduce_scatter(at::Tensor& output, const at::Tensor& input, Reduction op, const OpOptions& options) {
+  const Buffers b = group::take_scattered({*communicator_, "reduce_scatter"}, output, input);
+  communicator_->reduce_scatter(b.input, b.output, b.count, b.dtype, op, options);
 }
 
-Work ProcessGroup::all_gather_async(at::Tensor& output, const at::Tensor& input, const OpOptions& options) {
-  const DType dtype = require_dense(*communicator_, "all_gather_async", "input", input);
-  require_dense(*communicator_, "all_gather_async", "output", output);
-  require_chunks(*communicator_, "all_gather_async", {"output", &output}, {"input", &input});
-  mark_written(output);
-  return communicator_->all_gather_async(input.data_ptr(), output.data_ptr(), count_of(input), dtype, options);
+void ProcessGroup::reduce_scatter(at::Tensor& output, const at::Tensor& input, const Sizes& counts, Reduction op,
+                                  const OpOptions& options) {
+  const UnequalBuffers b = group::take_scattered({*communicator_, "reduce_scatter"}, output, input, counts);
+  communicator_->reduce_scatter(b.input, b.output, b.counts, b.dtype, op, options);
 }
 
-Work ProcessGroup::reduce_scatter_async(at::Tensor& output, const at::Tensor& input, ReduceOp op,
+void ProcessGroup::scatter(at::Tensor& output, const at::Tensor& input, int root, const OpOptions& options) {
+  const Buffers b = group::take_scattered({*communicator_, "scatter"}, output, input, root);
+  communicator_->scatter(b.input, b.output, b.count, b.dtype, root, options);
+}
+
+void ProcessGroup::all_to_all(at::Tensor& output, const at::Tensor& input, const OpOptions& options) {
+  const Buffers b = group::take_exchanged({*communicator_, "all_to_all"}, output, input);
+  communicator_->all_to_all(b.input, b.output, b.count, b.dtype, options);
+}
+
+void ProcessGroup::all_to_all(at::Tensor& output, const at::Tensor& input, const Sizes& output_split_sizes,
+                              const Sizes& input_split_sizes, const OpOptions& options) {
+  const UnequalBuffers b =
+      group::take_exchanged({*communicator_, "all_to_all"}, output, input, output_split_sizes, input_split_sizes);
+  communicator_->all_to_all(b.input, b.counts, b.output, b.recv_counts, b.dtype, options);
+}
+
+void ProcessGroup::send(const at::Tensor& tensor, int peer, int tag, const OpOptions& options) {
+  const Buffers b = group::take_sent({*communicator_, "send"}, tensor);
+  communicator_->send(b.input, b.count, b.dtype, peer, tag, options);
+}
+
+int ProcessGroup::recv(at::Tensor& tensor, int source, int tag, const OpOptions& options) {
+  const Buffers b = group::take_tensor({*communicator_, "recv"}, tensor);
+  return communicator_->recv(b.output, b.count, b.dtype, source, tag, options);
+}
+
+void ProcessGroup::broadcast_coalesced(const std::vector<at::Tensor>& tensors, int root, const OpOptions& options) {
+  const BufferList b = group::take_tensors({*communicator_, "broadcast_coalesced"}, tensors);
+  communicator_->broadcast_coalesced(b.buffers, b.dtype, root, options);
+}
+
+void ProcessGroup::all_reduce_coalesced(const std::vector<at::Tensor>& tensors, Reduction op,
                                         const OpOptions& options) {
-  const DType dtype = require_dense(*communicator_, "reduce_scatter_async", "output", output);
-  require_dense(*communicator_, "reduce_scatter_async", "input", input);
-  require_chunks(*communicator_, "reduce_scatter_async", {"input", &input}, {"output", &output});
-  mark_written(output);
-  return communicator_->reduce_scatter_async(input.data_ptr(), output.data_ptr(), count_of(output), dtype, op, options);
+  const BufferList b = group::take_tensors({*communicator_, "all_reduce_coalesced"}, tensors);
+  communicator_->all_reduce_coalesced(b.buffers, b.dtype, op, options);
+}
+
+void ProcessGroup::all_gather_coalesced(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
+                                        const OpOptions& options) {
+  const BufferList b = group::take_gathered({*communicator_, "all_gather_coalesced"}, outputs, inputs);
+  communicator_->all_gather_coalesced(b.buffers, b.dtype, options);
+}
+
+void ProcessGroup::reduce_scatter_coalesced(const std::vector<at::Tensor>& outputs,
+                                            const std::vector<at::Tensor>& inputs, Reduction op,
+                                            const OpOptions& options) {
+  const BufferList b = group::take_scattered({*communicator_, "reduce_scatter_coalesced"}, outputs, inputs);
+  communicator_->reduce_scatter_coalesced(b.buffers, b.dtype, op, options);
 }
 
 at::Tensor ProcessGroup::allocate(std::int64_t numel, DType dtype, const OpOptions& options) {
-  LS_REQUIRE(numel >= 0, who(*communicator_, "allocate"), ": numel is ", numel, "; expected 0 or more");
+  LS_REQUIRE(numel >= 0, group::who({*communicator_, "allocate"}), ": numel is ", numel, "; expected 0 or more");
   BackendMemory memory = communicator_->allocate(static_cast<std::size_t>(numel) * size_of(dtype), options);
   const auto torch_options = at::TensorOptions().dtype(group::to_torch(dtype)).device(at::kCPU);
   return at::from_blob(
