@@ -80,9 +80,15 @@ Segment::Segment(Store& store, const Meeting& meeting)
   staging_ = base_.get() + layout_.staging;
   rings_ = base_.get() + layout_.rings;
   announce();
-  wait_for_all(meeting);
-  open_pidfds();
-  agree_on_constants(meeting);
+  try {
+    wait_for_all(meeting);
+    open_pidfds();
+    agree_on_constants(meeting);
+  } catch (...) {
+    // Those who come to a group without this rank must not wait for it.
+    own().ready.store(2, std::memory_order_release);
+    throw;
+  }
   // All have it: the store need not grow with the number of groups.
   if (rank_ == 0) store.erase("segment");
 }

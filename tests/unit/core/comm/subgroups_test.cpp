@@ -180,6 +180,29 @@ TEST(NewGroup, NoticesAMemberThatLeftTheParent) {
   });
 }
 
+// The others' group comes to be without it, and their first operation says so.
+TEST(NewGroup, AMemberThatGaveUpWhileItFormedIsNotWaitedFor) {
+  std::atomic<bool> gave_up{false};
+  on_ranks(3, [&](Communicator& world, int rank, int) {
+    SubgroupOptions options;
+    options.timeout = std::chrono::seconds(20);
+    if (rank == 1) options.init_timeout = std::chrono::milliseconds(100);
+    while (rank == 2 && !gave_up.load()) std::this_thread::yield();
+    try {
+      const Group group = new_group(world, Ranks{0, 1, 2}, options);
+      group->barrier();
+      ADD_FAILURE() << "rank " << rank << ": no error";
+    } catch (const TimeoutError& error) {
+      EXPECT_EQ(rank, 1) << error.what();
+      gave_up.store(true);
+    } catch (const PeerError& error) {
+      EXPECT_NE(rank, 1) << error.what();
+      EXPECT_EQ(error.rank(), 1);
+    }
+    world.barrier();
+  });
+}
+
 TEST(NewGroup, HasItsOwnDeadlineAndItsFailureIsItsOwn) {
   std::atomic<int> timed_out{0};
   on_ranks(3, [&](Communicator& world, int rank, int) {
