@@ -119,11 +119,19 @@ void direct_scatter(const Call& call) {
 
 /// Each rank writes what it has to everyone: the lines that it writes are not read meanwhile, while those that it would
 /// read must be fetched before it can go on. 1.7 times as fast as reading, from 64 KiB to 1 MiB.
+///
+/// By blocks, so that what goes to several places is read from memory once.
 void direct_push(const Call& call) {
+  constexpr std::size_t kBlockBytes = 128u << 10;
+  PerRank<std::byte*> to(call.world);
   for (int step = 0; step < call.world; ++step) {
-    const int to = (call.rank + step) % call.world;
-    copy_bytes(call.resolve(to, call.addresses(to).output) + call.begin_of(call.rank) * call.width, call.input(0),
-               call.count_of(call.rank) * call.width);
+    const int peer = (call.rank + step) % call.world;
+    to[step] = call.resolve(peer, call.addresses(peer).output) + call.begin_of(call.rank) * call.width;
+  }
+  const std::size_t nbytes = call.count_of(call.rank) * call.width;
+  for (std::size_t begin = 0; begin < nbytes; begin += kBlockBytes) {
+    const std::size_t size = std::min(kBlockBytes, nbytes - begin);
+    for (int step = 0; step < call.world; ++step) copy_bytes(to[step] + begin, call.input(0) + begin, size);
   }
 }
 
