@@ -81,9 +81,8 @@ Job join(const BenchOptions& options) {
 void run_rank(const BenchOptions& options, const std::vector<int>& cpus, ResultBoard& board) {
   const Job job = join(options);
   const int rank = job.communicator->rank();
-  if (options.sweep.world_size <= static_cast<int>(cpus.size())) {
-    bench::pin_to_cpu(cpus[static_cast<std::size_t>(rank)]);
-  }
+  // Spread evenly, also where ranks share CPUs: left alone, ranks that yield to each other gather on one of them.
+  bench::pin_to_cpu(cpus[static_cast<std::size_t>(rank) % cpus.size()]);
   bench::CommunicatorEngine engine(job.communicator, options.sweep, options.in_backend());
   const bool watched = rank == 0 && ::isatty(STDERR_FILENO) != 0;
   bench::run_sweep(engine, options.sweep, [&](const SizeResult& result) {

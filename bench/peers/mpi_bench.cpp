@@ -99,9 +99,7 @@ void run(Arguments& arguments) {
       "only --dtype f32 --op sum is measured here");
   MpiEngine engine;
   const std::vector<int> cpus = lockstep::base::read_cpu_budget().cpus;
-  if (arguments.sweep.world_size <= static_cast<int>(cpus.size())) {
-    bench::pin_to_cpu(cpus[static_cast<std::size_t>(engine.rank())]);
-  }
+  bench::pin_to_cpu(cpus[static_cast<std::size_t>(engine.rank()) % cpus.size()]);
   const bench::RowContext context{arguments.peer, "user", arguments.sweep};
   bench::run_sweep(engine, arguments.sweep, [&](const bench::SizeResult& result) {
     if (engine.rank() == 0) std::cout << to_json(context, result, std::nullopt) << std::endl;

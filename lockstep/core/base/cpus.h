@@ -19,4 +19,13 @@ struct CpuBudget {
 /// no mask.
 CpuBudget read_cpu_budget(const std::string& root = "/");
 
+/// One step of a spin: tells the core that it is waiting.
+inline void cpu_relax() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield" ::: "memory");
+#endif
+}
+
 }  // namespace lockstep::base

@@ -2,13 +2,13 @@
 
 #include <array>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "lockstep/core/backend/buffers.h"
 #include "lockstep/core/backend/inbox.h"
 #include "lockstep/core/backend/packed.h"
 #include "lockstep/core/base/check.h"
@@ -83,12 +83,7 @@ class SelfBackend final : public Backend {
 
   BackendMemory allocate(std::size_t nbytes, std::uint64_t, Deadline) override {
     require_usable();
-    constexpr std::size_t kPage = 4096;
-    const std::size_t size = (nbytes + kPage - 1) / kPage * kPage + (nbytes == 0 ? kPage : 0);
-    void* const data = std::aligned_alloc(kPage, size);
-    if (data == nullptr) throw SystemError(base::cat("allocating ", nbytes, " bytes"), ENOMEM);
-    std::memset(data, 0, size);
-    return {std::shared_ptr<void>(data, std::free), data, size};
+    return allocate_host_memory(nbytes);
   }
 
   void abort(std::string_view cause) noexcept override {

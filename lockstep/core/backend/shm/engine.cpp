@@ -3,13 +3,12 @@
 #include <time.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "lockstep/core/backend/packed.h"
 #include "lockstep/core/backend/shm/doorbell.h"
-#include "lockstep/core/backend/shm/engine_entry.h"
 #include "lockstep/core/backend/shm/failure.h"
 #include "lockstep/core/backend/shm/steps.h"
+#include "lockstep/core/backend/turn.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep::shm {
@@ -20,71 +19,6 @@ std::uint32_t coarse_ms() noexcept {
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
   return static_cast<std::uint32_t>(now.tv_sec * 1000 + now.tv_nsec / 1000000);
-}
-
-std::size_t sum_of(std::span<const std::size_t> counts) {
-  return std::accumulate(counts.begin(), counts.end(), std::size_t{0});
-}
-
-Extent extent_of(const Collective& collective, int rank, int world_size) {
-  const std::size_t width = size_of(collective.dtype);
-  const std::size_t one = collective.count * width;
-  const std::size_t all = one * static_cast<std::size_t>(world_size);
-  const bool is_root = collective.root == rank;
-  if (!collective.counts.empty()) {
-    const std::size_t own = collective.counts[static_cast<std::size_t>(rank)] * width;
-    if (collective.kind == OpKind::kAllGather) return {own, one};
-    if (collective.kind == OpKind::kReduceScatter) return {one, own};
-    return {one, sum_of(collective.recv_counts) * width};
-  }
-  switch (collective.kind) {
-    case OpKind::kAllReduce: return {one, one};
-    case OpKind::kReduce: return {one, is_root ? one : 0};
-    case OpKind::kBroadcast: return {0, one};
-    case OpKind::kReduceScatter: return {all, one};
-    case OpKind::kAllGather: return {one, all};
-    case OpKind::kGather: return {one, is_root ? all : 0};
-    case OpKind::kScatter: return {is_root ? all : 0, one};
-    case OpKind::kAllToAll: return {all, all};
-    default: return {};
-  }
-}
-
-bool overlap(const void* a, std::size_t a_nbytes, const void* b, std::size_t b_nbytes) {
-  const auto a_begin = reinterpret_cast<std::uintptr_t>(a);
-  const auto b_begin = reinterpret_cast<std::uintptr_t>(b);
-  return a_nbytes != 0 && b_nbytes != 0 && a_begin < b_begin + b_nbytes && b_begin < a_begin + a_nbytes;
-}
-
-/// body(input, its bytes, output, its bytes) for each of the caller's buffers, until one returns true.
-template <typename Body>
-bool any_buffer(const Operation& operation, Body body) {
-  const Collective& collective = operation.collective;
-  if (!collective.packed) {
-    return body(collective.input, operation.extent.input, collective.output, operation.extent.output);
-  }
-  for (std::size_t i = 0; i < collective.packed->size(); ++i) {
-    const Packed::Buffer one = collective.packed->buffer(i);
-    if (body(one.input, one.input_nbytes, one.output, one.output_nbytes)) return true;
-  }
-  return false;
-}
-
-/// One writes what the other reads or writes.
-bool conflict(const Operation& later, const Operation& earlier) {
-  return any_buffer(later, [&](const void* in, std::size_t in_nbytes, const void* out, std::size_t out_nbytes) {
-    return any_buffer(earlier, [&](const void* from, std::size_t from_nbytes, const void* to, std::size_t to_nbytes) {
-      return overlap(in, in_nbytes, to, to_nbytes) || overlap(out, out_nbytes, to, to_nbytes) ||
-             overlap(out, out_nbytes, from, from_nbytes);
-    });
-  });
-}
-
-void set_offsets(std::vector<std::size_t>& offsets, std::span<const std::size_t> counts) {
-  offsets.clear();
-  if (counts.empty()) return;
-  offsets.push_back(0);
-  for (const std::size_t count : counts) offsets.push_back(offsets.back() + count);
 }
 
 }  // namespace
@@ -113,13 +47,14 @@ void Engine::advance(Cursor& cursor) {
 
 std::uint64_t Engine::last_conflict(const Operation& later) const {
   for (std::uint64_t sequence = started_; !finished(sequence); --sequence) {
-    if (conflict(later, operation(sequence))) return sequence;
+    const Operation& earlier = operation(sequence);
+    if (conflict(later.collective, later.extent, earlier.collective, earlier.extent)) return sequence;
   }
   return 0;
 }
 
 void Engine::start(const Collective& collective, Deadline deadline) {
-  const Entry entry(*this);
+  const Turn turn(entered_);
   if (has_failed(segment_)) throw_failure(segment_, doing());
   if (started_ - finish_.sequence + 1 >= kCapacity) wait({finish_.sequence, false}, deadline);
   LS_CHECK(collective.sequence == started_ + 1, "operation ", collective.sequence, " after ", started_);
@@ -137,8 +72,8 @@ void Engine::start(const Collective& collective, Deadline deadline) {
   const MemoryKind memory{begun.input.allocation != 0, begun.output.allocation != 0};
   begun.plan = plan_for(collective, segment_.world_size(), memory, segment_.constants());
   begun.signature = signature_of(collective, begun.plan.path, 0);
-  set_offsets(begun.offsets, collective.counts);
-  set_offsets(begun.recv_offsets, collective.recv_counts);
+  begun.offsets = offsets_of(collective.counts);
+  begun.recv_offsets = offsets_of(collective.recv_counts);
   // The caller's arrays need not outlive the call; that there are unequal parts must not be forgotten.
   begun.collective.counts = {begun.offsets.data(), begun.offsets.empty() ? 0 : begun.offsets.size() - 1};
   begun.collective.recv_counts = {};
@@ -150,7 +85,7 @@ void Engine::start(const Collective& collective, Deadline deadline) {
 }
 
 void Engine::start(const Message& message) {
-  const Entry entry(*this);
+  const Turn turn(entered_);
   if (has_failed(segment_)) throw_failure(segment_, doing());
   try {
     mailbox_.start(message);

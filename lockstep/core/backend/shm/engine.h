@@ -49,8 +49,6 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
     std::uint64_t number;
     bool is_message;
   };
-  /// Holds the engine for a thread; a thread that waits in another group looks in only where nobody does.
-  class Entry;
 
   Operation& operation(std::uint64_t sequence) { return operations_[(sequence - first_) % kCapacity]; }
   const Operation& operation(std::uint64_t sequence) const { return operations_[(sequence - first_) % kCapacity]; }

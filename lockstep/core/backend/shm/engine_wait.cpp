@@ -14,8 +14,8 @@
 #include <algorithm>
 
 #include "lockstep/core/backend/shm/engine.h"
-#include "lockstep/core/backend/shm/engine_entry.h"
 #include "lockstep/core/backend/shm/failure.h"
+#include "lockstep/core/backend/turn.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep::shm {
@@ -30,22 +30,22 @@ constexpr int kPollsBeforeSleep = 128;
 }  // namespace
 
 bool Engine::test(std::uint64_t sequence) {
-  const Entry entry(*this);
+  const Turn turn(entered_);
   return test(Goal{sequence, false});
 }
 
 void Engine::wait(std::uint64_t sequence, Deadline deadline) {
-  const Entry entry(*this);
+  const Turn turn(entered_);
   wait(Goal{sequence, false}, deadline);
 }
 
 bool Engine::test_message(std::uint64_t id) {
-  const Entry entry(*this);
+  const Turn turn(entered_);
   return test(Goal{id, true});
 }
 
 void Engine::wait_message(std::uint64_t id, Deadline deadline) {
-  const Entry entry(*this);
+  const Turn turn(entered_);
   wait(Goal{id, true}, deadline);
 }
 
@@ -82,7 +82,7 @@ void Engine::back_off(std::uint64_t polls, const Deadline& deadline, const Goal&
   } else if (polls >= policy_.spins) {
     ::sched_yield();
   } else if (polls > 16) {
-    cpu_relax();
+    base::cpu_relax();
   }
   if (has_failed(segment_)) {
     // What the others published before they failed counts.
@@ -185,7 +185,7 @@ void Engine::check_peers(const Goal& goal) {
 }
 
 int Engine::look_after(std::span<const int> ranks) {
-  const Entry entry(*this);
+  const Turn turn(entered_);
   progress();
   if (has_failed(segment_)) throw_failure(segment_, doing());
   const auto now = Clock::now();

@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "lockstep/core/backend/failure.h"
 #include "lockstep/core/backend/shm/plan.h"
 
 namespace lockstep::shm {
@@ -69,17 +70,6 @@ inline constexpr std::uint32_t kAnyone = 0xffffffff;
 struct Channel {
   alignas(kSeparation) std::atomic<std::uint64_t> written;  ///< by the sender
   alignas(kSeparation) std::atomic<std::uint64_t> read;     ///< by the receiver
-};
-
-enum class FailureKind : std::uint32_t { kNone, kAborted, kPeerDied, kTimeout, kMismatch };
-
-/// The first thing that went wrong in the group. Written once, by whoever wins failure_state.
-struct Failure {
-  FailureKind kind;
-  std::int32_t guilty;    ///< rank, or -1
-  std::int32_t reporter;  ///< rank
-  std::uint64_t sequence;
-  char text[1000];
 };
 
 struct alignas(kSeparation) Header {

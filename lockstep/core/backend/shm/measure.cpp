@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "lockstep/core/backend/shm/segment.h"
-#include "lockstep/core/backend/shm/waiting.h"
+#include "lockstep/core/base/cpus.h"
 #include "lockstep/core/kernels/kernels.h"
 
 namespace lockstep::shm {
@@ -37,7 +37,7 @@ double ns_since(Clock::time_point start) {
 bool becomes(const std::atomic<std::uint32_t>& word, std::uint32_t value, const Deadline& deadline) {
   for (std::uint32_t polls = 1; word.load(std::memory_order_acquire) != value; ++polls) {
     if (polls % 64 == 0 && deadline.passed()) return false;
-    cpu_relax();
+    base::cpu_relax();
   }
   return true;
 }
@@ -109,7 +109,7 @@ void help_to_measure(Segment& segment, Deadline deadline) {
     const std::uint32_t asked = shared.ping.load(std::memory_order_acquire);
     if (asked == answered) {
       if (polls % 64 == 0 && patience.passed()) return;
-      cpu_relax();
+      base::cpu_relax();
       continue;
     }
     if (asked > kDrain) {

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "lockstep/core/backend/buffers.h"
 #include "lockstep/core/backend/shm/layout.h"
 #include "lockstep/core/backend/shm/plan.h"
 #include "lockstep/core/backend/shm/segment.h"
@@ -17,12 +18,6 @@
 namespace lockstep::shm {
 
 inline constexpr std::uint64_t kNoTick = ~std::uint64_t{0};
-
-/// Bytes that an operation reads and writes on this rank.
-struct Extent {
-  std::size_t input = 0;
-  std::size_t output = 0;
-};
 
 struct Operation {
   Collective collective;

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "lockstep/core/backend/in_flight.h"
+#include "lockstep/core/backend/meeting.h"
 #include "lockstep/core/backend/shm/measure.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/cpus.h"
@@ -38,31 +39,6 @@ struct Segment::Allocation {
   int rank;
   std::shared_ptr<std::byte> base;
 };
-
-namespace {
-
-/// The naps of a rank that waits for others to come: ever longer; what it has in flight elsewhere moves.
-class Naps {
- public:
-  explicit Naps(const Meeting& meeting) : meeting_(meeting) {}
-
-  void nap() {
-    InFlightList& in_flight = InFlightList::of_this_thread();
-    in_flight.progress_others(nullptr);
-    if (meeting_.while_waiting) meeting_.while_waiting();
-    std::this_thread::sleep_for(length_);
-    length_ = std::min(length_ * 2, in_flight.empty() ? kLongest : kShort);
-  }
-
- private:
-  static constexpr std::chrono::microseconds kLongest{2000};
-  static constexpr std::chrono::microseconds kShort{100};  // Others may wait for each piece of what is in flight here.
-
-  const Meeting& meeting_;
-  std::chrono::microseconds length_{10};
-};
-
-}  // namespace
 
 Segment::Segment(Store& store, const Meeting& meeting)
     : rank_(meeting.rank),

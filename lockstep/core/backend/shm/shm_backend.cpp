@@ -52,7 +52,7 @@ class ShmBackend final : public Backend {
   int look_after(std::span<const int> ranks) override { return engine_->look_after(ranks); }
 
   void abort(std::string_view cause) noexcept override {
-    shm::report_failure(segment_, shm::FailureKind::kAborted, -1, 0, cause);
+    shm::report_failure(segment_, FailureKind::kAborted, -1, 0, cause);
   }
 
   PeerState last_seen(int rank) const override { return engine_->last_seen(rank); }

@@ -27,13 +27,4 @@ bool exclusive_cpus(std::span<const RankCpus> ranks);
 /// yields at once. LOCKSTEP_WAIT (spin, yield, sleep) overrides; throws UsageError for another value.
 WaitPolicy choose_wait_policy(std::span<const RankCpus> ranks);
 
-/// One step of a spin: tells the core that it is waiting.
-inline void cpu_relax() noexcept {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield" ::: "memory");
-#endif
-}
-
 }  // namespace lockstep::shm

@@ -13,10 +13,6 @@ std::size_t length_of(const Collective& collective) {
   return *std::ranges::max_element(collective.counts);
 }
 
-bool has_two_forms(OpKind kind) noexcept {
-  return kind == OpKind::kAllReduce || kind == OpKind::kReduce || kind == OpKind::kBroadcast;
-}
-
 /// The largest span that one rank sends to another in the first exchange.
 std::size_t largest_send(const Collective& collective) { return length_of(collective) * size_of(collective.dtype); }
 
@@ -242,17 +238,21 @@ double model_us(const Collective& collective, Algorithm algorithm, int world_siz
 
 Plan plan_for(const Collective& collective, int world_size, const Constants& constants) {
   Plan plan;
+  // What this rank sends in an unequal all_to_all says nothing of what it receives.
+  if (collective.kind == OpKind::kAllToAll && !collective.counts.empty()) return plan;
   const std::size_t length = length_of(collective);
-  if (length == 0 || world_size == 1) return plan;
+  if (length == 0 || collective.kind == OpKind::kAllocate) {
+    plan.pieces = 0;
+    return plan;
+  }
+  if (world_size == 1) return plan;
   const auto world = static_cast<std::size_t>(world_size);
   if (has_two_forms(collective.kind) && world_size > 2 &&
       model_us(collective, Algorithm::kTwoStep, world_size, constants) <
           model_us(collective, Algorithm::kDirect, world_size, constants)) {
     plan.algorithm = Algorithm::kTwoStep;
   }
-  // What one rank sends to another is known to both only where it is the same for all: not in an unequal all_to_all.
-  plan.rides_in_header = plan.algorithm == Algorithm::kDirect && largest_send(collective) <= kInlineBytes &&
-                         (collective.kind != OpKind::kAllToAll || collective.counts.empty());
+  plan.rides_in_header = plan.algorithm == Algorithm::kDirect && largest_send(collective) <= kInlineBytes;
   const std::size_t width = size_of(collective.dtype);
   const bool two_step = plan.algorithm == Algorithm::kTwoStep;
   if (!reduces(collective.kind) && !two_step) return plan;

@@ -25,14 +25,18 @@ enum class Algorithm : std::uint8_t {
   kDirect,   ///< one exchange: every byte goes from where it is to where it is needed
   kTwoStep,  ///< two exchanges: chunks to their ranks, then from there
 };
+/// all_reduce, reduce and broadcast: what both algorithms can do.
+constexpr bool has_two_forms(OpKind kind) noexcept {
+  return kind == OpKind::kAllReduce || kind == OpKind::kReduce || kind == OpKind::kBroadcast;
+}
 /// direct, two_step.
 std::string_view name_of(Algorithm algorithm) noexcept;
 
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
-  bool rides_in_header = false;  ///< the first exchange travels in the headers
-  std::size_t piece = 0;         ///< elements of the buffer (or of one rank's part) in one piece; 0: all
-  std::uint64_t pieces = 1;
+  bool rides_in_header = false;    ///< the first exchange travels in the headers
+  std::size_t piece = 0;           ///< elements of the buffer (or of one rank's part) in one piece; 0: all
+  std::uint64_t pieces = 1;        ///< 0: nothing moves, the ranks only meet
   std::size_t scratch_nbytes = 0;  ///< of each piece in flight
 };
 

@@ -1,7 +1,7 @@
 #pragma once
-// What an engine between hosts (Gloo, MPI) must offer: bytes from one rank to another. Everything else (which rank sends
-// what to whom, agreement, deadlines, reductions) is decided once, above it. Internal: never included from a public
-// header.
+// What an engine between hosts (Gloo, MPI) must offer: bytes from one rank to another. Everything else (which rank
+// sends what to whom, agreement, deadlines, reductions) is decided once, above it. Internal: never included from a
+// public header.
 
 #include <cstddef>
 #include <memory>

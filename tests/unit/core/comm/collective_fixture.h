@@ -10,11 +10,14 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/core/backend/hier/hier_backend.h"
+#include "lockstep/core/backend/wire/wire_backend.h"
 #include "lockstep/core/comm/communicator.h"
 #include "lockstep/core/comm/init.h"
 #include "lockstep/core/store/store.h"
 #include "tests/support/exact.h"
 #include "tests/support/ranks.h"
+#include "tests/support/thread_transport.h"
 
 namespace lockstep::testing {
 
@@ -67,35 +70,59 @@ class Buffer {
 struct World {
   int size;
   bool shared;  ///< buffers lie in backend memory
+  std::string backend =
+      "shm";  ///< shm; wire: a network's engine over threads; hier: that between hosts that share memory
+  std::vector<int> host_of = {};  ///< of hier: each rank's
 };
 
 inline std::string name_of_world(const ::testing::TestParamInfo<World>& info) {
-  return std::to_string(info.param.size) + (info.param.shared ? "_backend" : "_user");
+  const World& world = info.param;
+  std::string name = std::to_string(world.size) + (world.shared ? "_backend" : "_user");
+  if (world.backend != "shm") name += "_" + world.backend;
+  for (const int host : world.host_of) name += "_" + std::to_string(host);
+  return name;
 }
 
 inline auto all_worlds() {
   return ::testing::Values(World{1, false}, World{1, true}, World{2, false}, World{2, true}, World{3, false},
                            World{3, true}, World{4, false}, World{4, true}, World{5, false}, World{5, true},
-                           World{8, false}, World{8, true});
+                           World{8, false}, World{8, true}, World{1, false, "wire"}, World{2, false, "wire"},
+                           World{3, false, "wire"}, World{5, false, "wire"}, World{8, false, "wire"},
+                           World{2, false, "hier", {0, 1}}, World{3, true, "hier", {0, 0, 1}},
+                           World{4, false, "hier", {0, 0, 1, 1}}, World{5, false, "hier", {0, 1, 0, 2, 1}},
+                           World{8, true, "hier", {0, 0, 0, 1, 1, 2, 2, 2}});
 }
 
-/// Runs `body(communicator, rank, world)` on `world` threads that share one group.
+/// Runs `body(communicator, rank, world)` on threads that share one group.
 template <typename Body>
-void on_ranks(int world, Body body) {
-  const auto store = make_memory_store();
-  support::run_ranks(world, [&](int rank) {
+void on_ranks(const World& world, Body body) {
+  const std::shared_ptr<Store> store = make_memory_store();
+  const auto wire = std::make_shared<support::ThreadWire>(world.size);
+  support::run_ranks(world.size, [&](int rank) {
     InitOptions options;
     options.timeout = std::chrono::seconds(60);
-    const auto communicator = make_communicator(store, rank, world, options);
-    body(*communicator, rank, world);
+    if (world.backend == "shm") {
+      return body(*make_communicator(store, rank, world.size, options), rank, world.size);
+    }
+    const Meeting meeting{"world", rank, world.size, Deadline::after(options.timeout), {}};
+    auto transport = std::make_shared<support::ThreadTransport>(wire, rank);
+    std::vector<std::string> host_ids;
+    for (const int host : world.host_of) host_ids.push_back(std::to_string(host));
+    auto backend = world.backend == "wire" ? wire::make_wire_backend(transport, meeting.group, meeting.deadline)
+                                           : make_hier_backend(*store, meeting, host_ids, transport);
+    body(*Communicator::create(std::move(backend), {.timeout = options.timeout}), rank, world.size);
   });
+}
+template <typename Body>
+void on_ranks(int world, Body body) {
+  on_ranks(World{world, false}, body);
 }
 
 class CollectiveTest : public ::testing::TestWithParam<World> {
  protected:
   template <typename Body>
   void on_all_ranks(Body body) const {
-    on_ranks(GetParam().size, body);
+    on_ranks(GetParam(), body);
   }
   /// Around the boundaries of ranks, cache lines and what travels with an arrival.
   std::vector<std::size_t> small_counts() const {

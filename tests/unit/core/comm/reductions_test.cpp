@@ -1,6 +1,7 @@
 // all_reduce, reduce and reduce_scatter: every dtype x reduction x world x awkward count x in place or not x root x
 // both kinds of memory, on exact inputs with ==.
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,9 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 class Reductions : public testing::CollectiveTest {
  protected:
+  template <typename Element>
+  float sum_in_order(int world, Element element) const;
+
   /// body(case, this rank's contribution, the result).
   template <typename Body>
   void for_each_case(int rank, int world, Body body) const {
@@ -122,6 +126,22 @@ TEST_P(Reductions, ReduceScatter) {
 
 // The order of additions is part of the contract: floating sums that depend on it come out alike on every rank, from
 // every operation that adds, and as adding in rank order gives them.
+/// In rank order; over several hosts inside each, then over the hosts.
+template <typename Element>
+float Reductions::sum_in_order(int world, Element element) const {
+  std::vector<int> host_of = GetParam().host_of;
+  if (host_of.empty()) host_of.assign(static_cast<std::size_t>(world), 0);
+  float sum = 0;
+  for (int host = 0; host <= *std::max_element(host_of.begin(), host_of.end()); ++host) {
+    float of_host = 0;  // Adding to zero changes no bit of what is positive.
+    for (int rank = 0; rank < world; ++rank) {
+      if (host_of[static_cast<std::size_t>(rank)] == host) of_host += element(rank);
+    }
+    sum += of_host;
+  }
+  return sum;
+}
+
 TEST_P(Reductions, SumsAreBitIdenticalWhicheverOperationAdds) {
   on_all_ranks([&](Communicator& communicator, int rank, int world) {
     const auto p = static_cast<std::size_t>(world);
@@ -139,8 +159,7 @@ TEST_P(Reductions, SumsAreBitIdenticalWhicheverOperationAdds) {
       communicator.reduce(input.data(), at_root.data(), count, DType::kFloat32, world - 1);
       communicator.reduce_scatter(input.data(), part.data(), chunk, DType::kFloat32);
       for (std::size_t i = 0; i < count; ++i) {
-        float want = element(0, i);
-        for (int peer = 1; peer < world; ++peer) want += element(peer, i);
+        const float want = sum_in_order(world, [&](int peer) { return element(peer, i); });
         ASSERT_EQ(testing::get(whole.data(), i, DType::kFloat32), want) << "chunk " << chunk << " element " << i;
         const std::size_t own = static_cast<std::size_t>(rank) * chunk;
         const bool is_own = i >= own && i < own + chunk;

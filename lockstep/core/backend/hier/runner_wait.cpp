@@ -1,0 +1,185 @@
+// How hier waits, and how a failure inside a host, or between hosts, becomes the whole group's.
+
+#include <sched.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "lockstep/core/backend/hier/runner.h"
+#include "lockstep/core/backend/turn.h"
+#include "lockstep/core/base/check.h"
+#include "lockstep/core/base/error.h"
+
+namespace lockstep::hier {
+namespace {
+
+constexpr std::uint64_t kYields = 200;  ///< shared memory hands over in less
+constexpr auto kNap = std::chrono::microseconds(50);
+constexpr auto kPeerCheck = std::chrono::milliseconds(20);
+constexpr auto kGrace = std::chrono::milliseconds(300);  ///< for the cause to arrive after its effect
+
+}  // namespace
+
+int Runner::rank_in_group(Engine engine, int rank) const {
+  if (rank < 0 || engine == Engine::kFlat) return rank;
+  if (engine == Engine::kInner) return topology_.local_ranks()[static_cast<std::size_t>(rank)];
+  return topology_.carriers_at(topology_.local_rank())[static_cast<std::size_t>(rank)];
+}
+
+void Runner::end_all(std::string_view cause) noexcept {
+  for (const Engine engine : {Engine::kInner, Engine::kCross, Engine::kFlat}) {
+    if (Backend* const each = backend(engine)) each->abort(cause);
+  }
+}
+
+void Runner::fail(Engine engine, const Error& error) {
+  const auto report = [&](FailureKind kind, int rank) {
+    const int guilty = rank_in_group(engine, rank);
+    const std::string who = guilty < 0 ? std::string() : base::cat(" because of rank ", guilty);
+    failure_.report(kind, guilty, finished_ + 1, base::cat(doing(), " failed", who, ": ", error.what()));
+  };
+  if (const auto* const gone = dynamic_cast<const PeerError*>(&error)) {
+    report(FailureKind::kPeerDied, gone->rank());
+  } else if (const auto* const late = dynamic_cast<const TimeoutError*>(&error)) {
+    report(FailureKind::kTimeout, late->waiting_for());
+  } else if (dynamic_cast<const MismatchError*>(&error) != nullptr) {
+    report(FailureKind::kMismatch, -1);
+  } else {
+    // Another rank ended it; what it says of the cause may take longer than the end itself.
+    const Deadline grace = Deadline::after(kGrace);
+    while (!failure_.poll() && !grace.passed()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    report(FailureKind::kAborted, -1);
+  }
+  end_all(error.what());
+  failure_.poll();
+  throw_failure(failure_.failure(), topology_.rank, doing());
+}
+
+bool Runner::test(std::uint64_t sequence) {
+  const Turn turn(entered_);
+  progress();
+  if (finished(sequence)) return true;
+  if (failure_.poll()) {
+    end_all(failure_.failure().text);
+    throw_failure(failure_.failure(), topology_.rank, doing());
+  }
+  return false;
+}
+
+void Runner::wait(std::uint64_t sequence, Deadline deadline) {
+  const Turn turn(entered_);
+  wait_until([&] { return finished(sequence); }, deadline, [&] { time_out(deadline); });
+}
+
+void Runner::wait_until(const std::function<bool()>& reached, const Deadline& deadline,
+                        const std::function<void()>& time_out) {
+  InFlightList& list = InFlightList::of_this_thread();
+  for (std::uint64_t polls = 0; !reached(); ++polls) {
+    if (progress()) {
+      polls = 0;
+      continue;
+    }
+    if (list.has_others()) list.progress_others(this);
+    if (polls < kYields) {
+      ::sched_yield();
+      continue;
+    }
+    if (failure_.poll()) {
+      progress();
+      if (reached()) return;
+      end_all(failure_.failure().text);
+      throw_failure(failure_.failure(), topology_.rank, doing());
+    }
+    if (deadline.passed()) time_out();
+    std::this_thread::sleep_for(kNap);
+  }
+}
+
+void Runner::time_out(const Deadline& deadline) {
+  // The engine that the oldest operation waits in knows for whom.
+  for (const Engine engine : {Engine::kInner, Engine::kCross, Engine::kFlat}) {
+    const auto& begun = in_engine_[static_cast<std::size_t>(engine)];
+    if (begun.empty() || begun.front().operation != operations_.front().get()) continue;
+    guarded(engine, [&] { backend(engine)->wait(begun.front().sequence, Deadline::after(Duration::zero())); });
+    return;  // It came at the last moment.
+  }
+  const std::string text =
+      base::cat(doing(), " timed out after ", seconds(deadline.timeout()), " s; a longer deadline: LOCKSTEP_TIMEOUT");
+  failure_.report(FailureKind::kTimeout, -1, finished_ + 1, text);
+  end_all(text);
+  throw_failure(failure_.failure(), topology_.rank, doing());
+}
+
+// ---- messages: over the network, wherever the peer is ----
+
+void Runner::start(const Message& message, Deadline deadline) {
+  const Turn turn(entered_);
+  guarded(Engine::kFlat, [&] { backends_.flat->start(message, deadline); });
+  ++messages_in_flight_;
+  progress();
+  show_in_flight();
+}
+
+bool Runner::test_message(std::uint64_t id, int& source) {
+  const Turn turn(entered_);
+  progress();
+  const bool done = guarded(Engine::kFlat, [&] { return backends_.flat->test_message(id, source); });
+  if (done && messages_in_flight_ > 0) --messages_in_flight_;
+  return done;
+}
+
+int Runner::wait_message(std::uint64_t id, Deadline deadline) {
+  const Turn turn(entered_);
+  int source = -1;
+  const auto arrived = [&] { return guarded(Engine::kFlat, [&] { return backends_.flat->test_message(id, source); }); };
+  wait_until(arrived, deadline, [&] {
+    guarded(Engine::kFlat, [&] { backends_.flat->wait_message(id, Deadline::after(Duration::zero())); });
+  });
+  if (messages_in_flight_ > 0) --messages_in_flight_;
+  return source;
+}
+
+// ---- the rest ----
+
+BackendMemory Runner::allocate(const Collective& collective, Deadline deadline) {
+  const Turn turn(entered_);
+  wait_until([this] { return operations_.empty(); }, deadline, [&] { time_out(deadline); });
+  const std::uint64_t sequence = ++sequence_[static_cast<std::size_t>(Engine::kInner)];
+  BackendMemory memory =
+      guarded(Engine::kInner, [&] { return backends_.inner->allocate(collective.count, sequence, deadline); });
+  finished_ = collective.sequence;
+  return memory;
+}
+
+int Runner::look_after(std::span<const int> ranks) {
+  const Turn turn(entered_);
+  progress();
+  if (failure_.poll()) throw_failure(failure_.failure(), topology_.rank, doing());
+  const auto now = Clock::now();
+  if (now - last_check_ < kPeerCheck) return -1;
+  last_check_ = now;
+  std::vector<int> local;
+  for (const int rank : ranks) {
+    if (topology_.host_of_rank[static_cast<std::size_t>(rank)] != topology_.host()) continue;
+    local.push_back(topology_.local_rank_of[static_cast<std::size_t>(rank)]);
+  }
+  const int gone_here = guarded(Engine::kInner, [&] { return backends_.inner->look_after(local); });
+  if (gone_here >= 0) return rank_in_group(Engine::kInner, gone_here);
+  return guarded(Engine::kFlat, [&] { return backends_.flat->look_after(ranks); });
+}
+
+void Runner::abort(std::string_view cause) noexcept {
+  failure_.report(FailureKind::kAborted, -1, 0, cause);
+  end_all(cause);
+}
+
+PeerState Runner::last_seen(int rank) const {
+  const auto at = static_cast<std::size_t>(rank);
+  if (topology_.host_of_rank[at] == topology_.host()) return backends_.inner->last_seen(topology_.local_rank_of[at]);
+  if (backends_.cross != nullptr && topology_.local_rank_of[at] == topology_.local_rank()) {
+    return backends_.cross->last_seen(topology_.host_of_rank[at]);
+  }
+  return backends_.flat->last_seen(rank);
+}
+
+}  // namespace lockstep::hier

@@ -1,0 +1,33 @@
+#pragma once
+// How the ranks of a group that forms wait for each other, and tell each other a value each.
+
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lockstep/core/backend/backend.h"
+#include "lockstep/core/store/store.h"
+
+namespace lockstep {
+
+/// The naps of a rank that waits for others to come: ever longer; what it has in flight elsewhere moves.
+class Naps {
+ public:
+  explicit Naps(const Meeting& meeting) : meeting_(meeting) {}
+  void nap();
+
+ private:
+  const Meeting& meeting_;
+  std::chrono::microseconds length_{10};
+};
+
+/// Collective over the meeting's ranks: everyone's value, in rank order. `key` must be fresh in the store.
+///
+/// Cost: rank 0 reads p values and writes one table; each other rank writes one value and reads the table, so the store
+///       sees 3 p operations however the ranks are spread.
+/// Throws TimeoutError that names the ranks that did not come; what `while_waiting` throws.
+std::vector<std::string> exchange_values(Store& store, const Meeting& meeting, const std::string& key,
+                                         std::string_view value);
+
+}  // namespace lockstep
