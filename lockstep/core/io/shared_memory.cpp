@@ -6,29 +6,16 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <sstream>
 #include <tuple>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/io/host.h"
 
 namespace lockstep::io {
 namespace {
-
-/// Changes with every boot of every host: equal on two ranks exactly where they run under one kernel.
-std::string boot_id() {
-  std::ifstream in("/proc/sys/kernel/random/boot_id");
-  std::string id;
-  std::getline(in, id);
-  return id.empty() ? "unknown" : id;
-}
-
-std::string host_name() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
-}
 
 /// The mappings of this process, so that ranks that are threads share one.
 class Mappings {
