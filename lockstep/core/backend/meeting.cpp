@@ -44,16 +44,83 @@ std::vector<std::string> unpack(const std::string& table, int world_size) {
   return values;
 }
 
-[[noreturn]] void time_out(Store& store, const Meeting& meeting, const std::string& key) {
-  std::string missing;
-  for (int rank = 0; rank < meeting.world_size; ++rank) {
-    if (rank == meeting.rank || store.try_get(key_of(key, rank))) continue;
-    missing += base::cat(missing.empty() ? "" : ", ", rank);
-  }
-  throw TimeoutError(base::cat("rank ", meeting.rank, "/", meeting.world_size, " group ", meeting.group, ": waited ",
-                               seconds(meeting.deadline.timeout()), " s for rank(s) ", missing,
-                               " to arrive; check that they were started and reach the store"));
+/// What a rank said, without the world size before it. Throws UsageError where it was told another one.
+std::string value_of(const std::string& said, int rank, const Meeting& meeting) {
+  const std::size_t space = said.find(' ');
+  const std::string world_size = said.substr(0, space);
+  LS_REQUIRE(world_size == std::to_string(meeting.world_size), "rank ", meeting.rank, " group ", meeting.group,
+             ": this rank was told a world size of ", meeting.world_size, ", rank ", rank, " one of ", world_size,
+             "; start all ranks with one launcher");
+  return said.substr(space + 1);
 }
+
+/// One exchange, seen by one rank. The table's place holds "+" and the table, or "-" and the rank that gave up first:
+/// whoever comes first decides, so that either all see the table or all see that somebody left.
+class Exchange {
+ public:
+  Exchange(Store& store, const Meeting& meeting, std::string key)
+      : store_(store), meeting_(meeting), key_(std::move(key)), place_(key_ + "/all") {}
+
+  std::vector<std::string> run(std::string_view value) {
+    store_.set(key_of(key_, meeting_.rank), base::cat(meeting_.world_size, ' ', value));
+    if (meeting_.rank != 0) {
+      // Before the table, for which rank 0 would wait as long as it thinks that somebody is missing.
+      value_of(get(key_of(key_, 0)), 0, meeting_);
+      return unpack(get(place_).substr(1), meeting_.world_size);
+    }
+    std::vector<std::string> values = {std::string(value)};
+    for (int rank = 1; rank < meeting_.world_size; ++rank) {
+      values.push_back(value_of(get(key_of(key_, rank)), rank, meeting_));
+    }
+    check(store_.compare_and_set(place_, std::nullopt, "+" + pack(values)));
+    return values;
+  }
+
+ private:
+  std::string get(const std::string& name) {
+    Naps naps(meeting_);
+    try {
+      for (;; naps.nap()) {
+        const auto found = store_.try_get(name);
+        if (found && (name != place_ || found->starts_with('+'))) return *found;
+        // While others are missing as well, they are what to name.
+        if (const auto decided = store_.try_get(place_); decided && missing().empty()) check(*decided);
+        if (meeting_.deadline.passed()) time_out();
+      }
+    } catch (const Error&) {
+      store_.compare_and_set(place_, std::nullopt, base::cat('-', meeting_.rank));
+      throw;
+    }
+  }
+
+  void check(const std::string& decided) const {
+    if (decided.starts_with('+')) return;
+    const int rank = std::stoi(decided.substr(1));
+    throw PeerError(base::cat("rank ", meeting_.rank, "/", meeting_.world_size, " group ", meeting_.group, ": rank ",
+                              rank, " gave up while the group formed; look at that rank's own output for the reason"),
+                    rank);
+  }
+
+  std::string missing() {
+    std::string ranks;
+    for (int rank = 0; rank < meeting_.world_size; ++rank) {
+      if (rank == meeting_.rank || store_.try_get(key_of(key_, rank))) continue;
+      ranks += base::cat(ranks.empty() ? "" : ", ", rank);
+    }
+    return ranks;
+  }
+
+  [[noreturn]] void time_out() {
+    throw TimeoutError(base::cat("rank ", meeting_.rank, "/", meeting_.world_size, " group ", meeting_.group,
+                                 ": waited ", seconds(meeting_.deadline.timeout()), " s for rank(s) ", missing(),
+                                 " to arrive; check that they were started and reach the store"));
+  }
+
+  Store& store_;
+  const Meeting& meeting_;
+  std::string key_;
+  std::string place_;
+};
 
 }  // namespace
 
@@ -67,22 +134,7 @@ void Naps::nap() {
 
 std::vector<std::string> exchange_values(Store& store, const Meeting& meeting, const std::string& key,
                                          std::string_view value) {
-  const auto get = [&](const std::string& name) {
-    std::optional<std::string> found;
-    for (Naps naps(meeting); !(found = store.try_get(name)); naps.nap()) {
-      if (meeting.deadline.passed()) time_out(store, meeting, key);
-    }
-    return *found;
-  };
-  const std::string table_key = base::cat(key, "/all");
-  store.set(key_of(key, meeting.rank), value);
-  if (meeting.rank != 0) {
-    return unpack(get(table_key), meeting.world_size);
-  }
-  std::vector<std::string> values = {std::string(value)};
-  for (int rank = 1; rank < meeting.world_size; ++rank) values.push_back(get(key_of(key, rank)));
-  store.set(table_key, pack(values));
-  return values;
+  return Exchange(store, meeting, key).run(value);
 }
 
 }  // namespace lockstep

@@ -24,9 +24,10 @@ class Naps {
 
 /// Collective over the meeting's ranks: everyone's value, in rank order. `key` must be fresh in the store.
 ///
-/// Cost: rank 0 reads p values and writes one table; each other rank writes one value and reads the table, so the store
-///       sees 3 p operations however the ranks are spread.
-/// Throws TimeoutError that names the ranks that did not come; what `while_waiting` throws.
+/// Cost: rank 0 reads p values and writes two; each other rank writes one value and reads two, so the store sees 4 p
+///       operations however the ranks are spread (and polls, while they wait).
+/// Throws TimeoutError that names the ranks that did not come, PeerError for one that gave up, UsageError where one was
+/// told another world size; what `while_waiting` throws.
 std::vector<std::string> exchange_values(Store& store, const Meeting& meeting, const std::string& key,
                                          std::string_view value);
 

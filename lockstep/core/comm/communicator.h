@@ -43,6 +43,13 @@ constexpr Reduction premul_sum(double factor) { return {ReduceOp::kPreMulSum, fa
 /// Elements of each rank, in rank order.
 using Counts = std::span<const std::size_t>;
 
+/// How a group reaches the ranks of other hosts.
+struct NetworkOptions {
+  std::string engine = "auto";  ///< auto, gloo, mpi
+  std::string interface = {};   ///< network interface by name; empty: the one that routes to `route_to`
+  std::string route_to = {};    ///< a host that all ranks reach; empty: all ranks are on this host
+};
+
 struct CommunicatorOptions {
   std::string name = "world";                    ///< the group's name in messages
   Duration timeout = std::chrono::seconds(300);  ///< default deadline of each operation
@@ -50,7 +57,9 @@ struct CommunicatorOptions {
   /// On failure the recorder writes flight_<name>_rank<r>.json here; empty: nowhere.
   std::string dump_directory = {};
   std::vector<int> global_ranks = {};      ///< of the members, in the world; empty: the group is the world
-  std::string backend = "auto";            ///< of its subgroups
+  std::string backend = "auto";            ///< of the group, as asked for, and of its subgroups
+  NetworkOptions network = {};             ///< the same
+  std::string backend_reason = {};         ///< for people
   std::shared_ptr<Store> store = nullptr;  ///< where subgroups meet; null: none can be made
 };
 
@@ -78,6 +87,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   int world_size() const noexcept;
   const std::string& name() const noexcept;
   std::string_view backend_name() const noexcept;
+  /// Why this backend: "4 ranks on 2 hosts: shared memory inside each, gloo between them". Empty where nobody chose.
+  const std::string& backend_reason() const noexcept { return options_.backend_reason; }
   const CommunicatorOptions& options() const noexcept { return options_; }
   /// The world's rank of a member.
   int global_rank(int rank) const noexcept;

@@ -3,10 +3,9 @@
 #include <chrono>
 #include <utility>
 
-#include "lockstep/core/backend/self/self_backend.h"
-#include "lockstep/core/backend/shm/shm_backend.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/log.h"
+#include "lockstep/core/comm/build_backend.h"
 #include "lockstep/core/store/tcp_store.h"
 
 namespace lockstep {
@@ -21,6 +20,12 @@ InitOptions with_environment(InitOptions options) {
   if (const auto timeout = environment_seconds("LOCKSTEP_INIT_TIMEOUT")) options.init_timeout = from_seconds(*timeout);
   if (const auto backend = environment_string("LOCKSTEP_BACKEND"); backend && options.backend == "auto") {
     options.backend = *backend;
+  }
+  if (const auto engine = environment_string("LOCKSTEP_NETWORK"); engine && options.network.engine == "auto") {
+    options.network.engine = *engine;
+  }
+  if (options.network.interface.empty()) {
+    options.network.interface = environment_string("LOCKSTEP_INTERFACE").value_or("");
   }
   return options;
 }
@@ -72,34 +77,29 @@ std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, in
   LS_REQUIRE(world_size > 0 && rank >= 0 && rank < world_size, "group ", options.name, ": rank ", rank,
              " is not in [0, ", world_size, ")");
   const Deadline deadline = Deadline::after(options.init_timeout);
-  const std::string backend_name = options.backend != "auto" ? options.backend : (world_size == 1 ? "self" : "shm");
-  std::unique_ptr<Backend> backend;
-  if (backend_name == "self") {
-    LS_REQUIRE(world_size == 1, "the self backend is for a world of one, not ", world_size, "; use shm");
-    backend = make_self_backend();
-  } else if (backend_name == "shm") {
-    const auto keys = make_prefix_store(store, "shm/" + options.name);
-    backend = make_shm_backend(*keys, {options.name, rank, world_size, deadline, options.while_waiting});
-  } else {
-    throw UsageError(base::cat("unknown backend '", backend_name, "'; expected auto, self or shm"));
-  }
   CommunicatorOptions communicator_options;
   communicator_options.name = options.name;
   communicator_options.timeout = options.timeout;
   communicator_options.global_ranks = options.global_ranks;
   communicator_options.backend = options.backend;
-  communicator_options.store = std::move(store);
+  communicator_options.network = options.network;
   communicator_options.dump_directory = environment_string("LOCKSTEP_FLIGHT_DIR").value_or("");
-  auto communicator = Communicator::create(std::move(backend), std::move(communicator_options));
-  LS_LOG(kInfo, "group ", options.name, ": rank ", rank, "/", world_size, " on backend ", communicator->backend_name());
+  const Meeting meeting{options.name, rank, world_size, deadline, options.while_waiting};
+  BuiltBackend built = build_backend(store, meeting, communicator_options, options.host_id);
+  communicator_options.store = std::move(store);
+  communicator_options.backend_reason = std::move(built.reason);
+  auto communicator = Communicator::create(std::move(built.backend), std::move(communicator_options));
+  LS_LOG(kInfo, "group ", options.name, ": rank ", rank, "/", world_size, " on backend ", communicator->backend_name(),
+         " (", communicator->backend_reason(), ")");
   return communicator;
 }
 
 Job init_from_environment(const InitOptions& given) {
-  const InitOptions options = with_environment(given);
+  InitOptions options = with_environment(given);
   Job job;
   job.environment = read_rank_environment();
   const RankEnvironment& environment = job.environment;
+  if (options.network.route_to.empty()) options.network.route_to = environment.master_address;
   base::set_log_identity(base::cat("rank ", environment.rank, "/", environment.world_size));
   if (environment.world_size == 1) {
     job.store = make_memory_store();

@@ -12,7 +12,9 @@
 namespace lockstep {
 
 struct InitOptions {
-  std::string backend = "auto";  ///< auto, self, shm
+  std::string backend = "auto";  ///< auto, self, shm, gloo, mpi, hier
+  NetworkOptions network = {};   ///< between hosts
+  std::string host_id = {};      ///< ranks that say the same are taken to share memory; empty: as the kernel says
   std::string name = "world";
   std::vector<int> global_ranks = {};                 ///< see CommunicatorOptions
   Duration timeout = std::chrono::seconds(300);       ///< default deadline of each operation
@@ -31,6 +33,7 @@ struct Job {
 /// Joins the job that the launcher's environment describes (see read_rank_environment): connects to the launcher's
 /// store, or lets rank 0 host one at MASTER_ADDR:MASTER_PORT, waits for all ranks and builds the world's communicator.
 ///
+/// LOCKSTEP_BACKEND, LOCKSTEP_NETWORK and LOCKSTEP_INTERFACE stand in for options that are auto or empty.
 /// LOCKSTEP_TIMEOUT and LOCKSTEP_INIT_TIMEOUT (seconds) override the options. Throws UsageError for a contradictory
 /// environment, TimeoutError that names the ranks that never arrived, SystemError.
 Job init_from_environment(const InitOptions& options = {});

@@ -50,6 +50,7 @@ std::shared_ptr<Communicator> build(Communicator& parent, std::span<const int> r
              "the group with make_communicator()");
   InitOptions init;
   init.backend = from.backend;
+  init.network = from.network;
   init.name = options.name.empty() ? base::cat(parent.name(), "{", text_of(ranks), "}") : options.name;
   init.timeout = options.timeout.value_or(from.timeout);
   init.init_timeout = options.init_timeout.value_or(init.timeout);

@@ -12,10 +12,16 @@
 #include <tuple>
 
 #include "lockstep/core/base/check.h"
-#include "lockstep/core/io/host.h"
+#include "lockstep/core/base/host.h"
 
 namespace lockstep::io {
 namespace {
+
+/// One word, whatever the kernel says.
+std::string own_boot() {
+  const std::string id = base::boot_id();
+  return id.empty() ? "unknown" : id;
+}
 
 /// The mappings of this process, so that ranks that are threads share one.
 class Mappings {
@@ -72,7 +78,7 @@ SharedMemory SharedMemory::create(const std::string& label) {
 }
 
 std::string SharedMemory::handle() const {
-  return base::cat(::getpid(), ' ', fd_.get(), ' ', inode_, ' ', boot_id(), ' ', host_name());
+  return base::cat(::getpid(), ' ', fd_.get(), ' ', inode_, ' ', own_boot(), ' ', base::host_name());
 }
 
 SharedMemory SharedMemory::attach(const std::string& handle) {
@@ -84,7 +90,7 @@ SharedMemory SharedMemory::attach(const std::string& handle) {
   std::string host;
   in >> pid >> fd >> inode >> boot >> host;
   LS_REQUIRE(!in.fail(), "malformed shared memory handle '", handle, "'");
-  LS_REQUIRE(boot == boot_id(), "shared memory was made on host ", host, ", this process runs on ", host_name(),
+  LS_REQUIRE(boot == own_boot(), "shared memory was made on host ", host, ", this process runs on ", base::host_name(),
              "; the shm backend needs all ranks of a group on one host");
   const std::string path = base::cat("/proc/", pid, "/fd/", fd);
   UniqueFd opened(LS_SYSCALL(::open(path.c_str(), O_RDWR | O_CLOEXEC), "opening shared memory of process ", pid,

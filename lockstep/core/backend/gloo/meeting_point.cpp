@@ -13,7 +13,7 @@
 #include "lockstep/core/backend/in_flight.h"
 #include "lockstep/core/backend/wire/transport.h"
 #include "lockstep/core/base/check.h"
-#include "lockstep/core/io/host.h"
+#include "lockstep/core/base/host.h"
 
 namespace lockstep::gloo_tcp {
 namespace {
@@ -156,7 +156,7 @@ void MeetingPoint::meet(const std::string& address, const std::vector<Connection
 }
 
 void MeetingPoint::publish(const std::string& address, const std::vector<Connection*>& connections) {
-  mine_ = {io::boot_id(), io::host_name(), address, {}};
+  mine_ = {base::boot_id(), base::host_name(), address, {}};
   for (Connection* const connection : connections) {
     mine_.ports.push_back(
         connection == nullptr ? 0 : port_of(dynamic_cast<const tcp::Address&>(connection->address()).getSockaddr()));

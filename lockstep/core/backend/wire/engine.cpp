@@ -227,6 +227,9 @@ bool Engine::first_is_complete(Flight& flight) {
   for (std::size_t peer = 0; peer < first.sends.size(); ++peer) {
     const bool to_send = first.sends[peer].nbytes != 0 && static_cast<int>(peer) != rank_;
     if (to_send && flight.first_sends[peer] == nullptr) return false;
+    // Its bytes may be here before its header, which holds its factor and says whether it means the same.
+    if (first.recvs[peer].nbytes != 0 && static_cast<int>(peer) != rank_ && !flight.operation->heard[peer])
+      return false;
   }
   return std::ranges::all_of(flight.first_recvs, is_complete) && std::ranges::all_of(flight.first_sends, is_complete);
 }

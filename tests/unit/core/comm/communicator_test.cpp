@@ -205,7 +205,7 @@ TEST(Communicator, InitNamesTheRanksThatNeverArrive) {
   options.init_timeout = std::chrono::milliseconds(100);
   EXPECT_THAT(text_of<TimeoutError>([&] { make_communicator(store, 0, 3, options); }), HasSubstr("for rank(s) 1, 2"));
   EXPECT_THAT(text_of<TimeoutError>([&] { make_communicator(make_memory_store(), 1, 2, options); }),
-              HasSubstr("rank 0 did not arrive"));
+              HasSubstr("for rank(s) 0"));
 }
 
 TEST(Communicator, WorldSizesMustAgree) {
@@ -213,11 +213,8 @@ TEST(Communicator, WorldSizesMustAgree) {
   run_ranks(2, [&](int rank) {
     InitOptions options;
     options.init_timeout = std::chrono::milliseconds(300);
-    if (rank == 0) {
-      text_of<TimeoutError>([&] { make_communicator(store, 0, 3, options); });
-    } else {
-      EXPECT_THAT(text_of<UsageError>([&] { make_communicator(store, 1, 2, options); }), HasSubstr("world size"));
-    }
+    const int told = rank == 0 ? 3 : 2;
+    EXPECT_THAT(text_of<UsageError>([&] { make_communicator(store, rank, told, options); }), HasSubstr("world size"));
   });
 }
 

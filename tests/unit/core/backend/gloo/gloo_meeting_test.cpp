@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/core/base/error.h"
-#include "lockstep/core/io/host.h"
+#include "lockstep/core/base/host.h"
 #include "tests/unit/core/backend/gloo/gloo_testing.h"
 
 namespace lockstep {
@@ -127,7 +127,7 @@ std::string said_by_rank_1(const std::string& boot_id, int port) {
 TEST(GlooMeeting, APeerThatRefusesIsNamed) {
   const auto store = make_memory_store();
   // Port 256 is the smallest as libgloo compares them, so it is this rank that connects; nobody listens there.
-  store->set("gloo.1", said_by_rank_1(io::boot_id(), 256));
+  store->set("gloo.1", said_by_rank_1(base::boot_id(), 256));
   try {
     make_gloo_transport(*store, meeting_of(0, 2), {});
     FAIL() << "nobody listens";
@@ -140,7 +140,7 @@ TEST(GlooMeeting, APeerThatRefusesIsNamed) {
 TEST(GlooMeeting, APeerThatCameButDoesNotConnectIsNamed) {
   const auto store = make_memory_store();
   // Port 65535 is the largest: rank 1 would have to connect.
-  store->set("gloo.1", said_by_rank_1(io::boot_id(), 65535));
+  store->set("gloo.1", said_by_rank_1(base::boot_id(), 65535));
   EXPECT_THAT(text_of<TimeoutError>([&] { make_gloo_transport(*store, meeting_of(0, 2, milliseconds(100)), {}); }),
               HasSubstr("for rank(s) 1 to connect"));
 }
@@ -220,7 +220,7 @@ TEST(GlooMeeting, LeavesNoThreadsAndDescriptorsBehind) {
 TEST(GlooMeeting, AFailedMeetingLeavesNothingEither) {
   const auto descriptors = entries("/proc/self/fd");
   const auto store = make_memory_store();
-  store->set("gloo.1", said_by_rank_1(io::boot_id(), 65535));
+  store->set("gloo.1", said_by_rank_1(base::boot_id(), 65535));
   EXPECT_THROW(make_gloo_transport(*store, meeting_of(0, 2, milliseconds(20)), {}), TimeoutError);
   EXPECT_EQ(entries("/proc/self/fd"), descriptors);
 }
