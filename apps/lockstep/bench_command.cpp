@@ -1,4 +1,5 @@
-// `lockstep bench OP`: this process measures the machine's limits, starts the ranks, and prints what they found.
+// `lockstep bench OP`: this process measures the machine's limits, starts the ranks, and prints what they found. Where
+// a launcher started it as one of several, it is a rank itself, and rank 0 prints.
 
 #include "apps/lockstep/bench_command.h"
 
@@ -7,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <span>
@@ -32,9 +34,11 @@ struct BenchOptions {
   std::string what = "all_reduce";
   bench::SweepOptions sweep;
   std::string memory = "backend";
+  std::string backend = "auto";
   double timeout_seconds = 60;
   int retries = 0;
   bool explain = false;
+  bool nproc_given = false;
 
   bool in_backend() const { return memory == "backend"; }
 };
@@ -74,46 +78,96 @@ class ResultBoard {
 
 Job join(const BenchOptions& options) {
   const auto timeout = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options.timeout_seconds));
-  return init_from_environment({.name = "bench", .timeout = timeout, .init_timeout = timeout});
+  return init_from_environment(
+      {.backend = options.backend, .name = "bench", .timeout = timeout, .init_timeout = timeout});
 }
 
-/// What each rank runs.
-void run_rank(const BenchOptions& options, const std::vector<int>& cpus, ResultBoard& board) {
-  const Job job = join(options);
-  const int rank = job.communicator->rank();
-  // Spread evenly, also where ranks share CPUs: left alone, ranks that yield to each other gather on one of them.
-  bench::pin_to_cpu(cpus[static_cast<std::size_t>(rank) % cpus.size()]);
+/// Every size on one rank; `on_result` is called on each.
+void sweep(const BenchOptions& options, const Job& job, const std::function<void(const SizeResult&)>& on_result) {
   bench::CommunicatorEngine engine(job.communicator, options.sweep, options.in_backend());
-  const bool watched = rank == 0 && ::isatty(STDERR_FILENO) != 0;
+  const bool watched = job.communicator->rank() == 0 && ::isatty(STDERR_FILENO) != 0;
   bench::run_sweep(engine, options.sweep, [&](const SizeResult& result) {
-    if (rank == 0) board.add(result);
+    on_result(result);
     if (watched) std::cerr << "\r\033[K" << bench::format_bytes(result.size.bytes) << " done" << std::flush;
   });
   if (watched) std::cerr << "\r\033[K" << std::flush;
   job.communicator->barrier();
 }
 
-/// Forms a group and lets rank 0 say what it would do; returns the exit code.
+/// What each rank that was started here runs.
+void run_rank(const BenchOptions& options, const std::vector<int>& cpus, ResultBoard& board) {
+  const Job job = join(options);
+  const int rank = job.communicator->rank();
+  // Spread evenly, also where ranks share CPUs: left alone, ranks that yield to each other gather on one of them.
+  bench::pin_to_cpu(cpus[static_cast<std::size_t>(rank) % cpus.size()]);
+  sweep(options, job, [&](const SizeResult& result) {
+    if (rank == 0) board.add(result);
+  });
+}
+
+/// Rank 0 says what the group would do.
+void explain(const BenchOptions& options, const Job& job) {
+  if (job.communicator->rank() == 0) {
+    const bench::RowContext context{"lockstep", options.memory, options.sweep};
+    const auto rows = bench::explain_sweep(*job.communicator, options.sweep, options.in_backend());
+    if (options.sweep.json) {
+      for (const bench::SizePaths& row : rows) std::cout << to_json(context, row) << std::endl;
+    } else {
+      bench::print_paths(std::cout, context, rows, bench::handoff_us(*job.communicator));
+    }
+  }
+  job.communicator->barrier();
+}
+
+/// Forms a group that explains; returns the exit code.
 int run_explain(const BenchOptions& options) {
   LS_REQUIRE(options.what != "limits", "--explain needs an operation: ", bench::known_operations());
   bench::require_explainable(options.sweep);
   bench::validate(options.sweep);
-  spawn(
-      [&options](int, int) {
-        const Job job = join(options);
-        if (job.communicator->rank() == 0) {
-          const bench::RowContext context{"lockstep", options.memory, options.sweep};
-          const auto rows = bench::explain_sweep(*job.communicator, options.sweep, options.in_backend());
-          if (options.sweep.json) {
-            for (const bench::SizePaths& row : rows) std::cout << to_json(context, row) << '\n';
-          } else {
-            bench::print_paths(std::cout, context, rows, bench::handoff_us(*job.communicator));
-          }
-        }
-        job.communicator->barrier();
-      },
-      options.sweep.world_size, {.pin = false});
+  spawn([&options](int, int) { explain(options, join(options)); }, options.sweep.world_size, {.pin = false});
   return 0;
+}
+
+int exit_code_of(const std::vector<SizeResult>& results) {
+  std::uint64_t wrong = 0;
+  for (const SizeResult& result : results) wrong += result.wrong;
+  if (wrong == 0) return 0;
+  std::cerr << "lockstep bench: " << wrong << " wrong elements; please report this\n";
+  return 1;
+}
+
+/// As a rank of the job that a launcher started; returns the exit code. Of the machine's limits nothing is said: the
+/// ranks may be on any hosts.
+int run_member(BenchOptions options, const RankEnvironment& self) {
+  const auto who = base::cat("this is rank ", self.rank, " of ", self.world_size, ", as ", self.source, " started it");
+  LS_REQUIRE(!options.nproc_given, "--nproc: ", who, "; leave the flag out, or run it without a launcher");
+  LS_REQUIRE(options.what != "limits", "limits are one machine's: ", who, "; run it without a launcher");
+  LS_REQUIRE(options.retries == 0, "--retry looks at the limits of one machine: ", who, "; leave the flag out");
+  options.sweep.world_size = self.world_size;
+  if (options.explain) bench::require_explainable(options.sweep);
+  bench::validate(options.sweep);
+  const Job job = join(options);
+  if (options.explain) {
+    explain(options, job);
+    return 0;
+  }
+  const bench::RowContext context{"lockstep", options.memory, options.sweep};
+  std::vector<SizeResult> results;
+  const auto print = [&] {
+    if (self.rank == 0 && !options.sweep.json && !results.empty()) print_table(std::cout, context, results, {});
+    std::cout.flush();
+  };
+  try {
+    sweep(options, job, [&](const SizeResult& result) {
+      results.push_back(result);
+      if (self.rank == 0 && options.sweep.json) std::cout << to_json(context, result, std::nullopt) << std::endl;
+    });
+  } catch (...) {
+    print();  // what was measured before is not lost
+    throw;
+  }
+  print();
+  return exit_code_of(results);
 }
 
 void print_attempt(const BenchOptions& options, const std::vector<SizeResult>& results,
@@ -159,11 +213,7 @@ int run_bench(const BenchOptions& options) {
     const std::vector<SizeResult> results = board.results();
     print_attempt(options, results, before, after);
     if (failure) std::rethrow_exception(failure);
-    std::uint64_t wrong = 0;
-    for (const SizeResult& result : results) wrong += result.wrong;
-    if (wrong == 0) return 0;
-    std::cerr << "lockstep bench: " << wrong << " wrong elements; please report this\n";
-    return 1;
+    return exit_code_of(results);
   }
 }
 
@@ -178,6 +228,8 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   command->add_option("--memory", options->memory, "backend: reduced without a copy; user: any other memory")
       ->check(CLI::IsMember({"backend", "user"}))
       ->capture_default_str();
+  command->add_option("--backend", options->backend, "what carries the bytes: auto, shm, gloo, mpi, hier")
+      ->capture_default_str();
   command->add_option("--timeout", options->timeout_seconds, "seconds that the ranks wait for each other")
       ->check(CLI::Range(0.1, 86400.0))
       ->capture_default_str();
@@ -186,10 +238,16 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   command->add_option("--retry", options->retries, "runs to add while the hand-off between the cores changes")
       ->check(CLI::Range(0, 100))
       ->capture_default_str();
-  command->callback([options, &exit_code] {
+  command->callback([options, command, &exit_code] {
     try {
       if (options->what != "limits") options->sweep.op = bench::parse_op_kind(options->what);
-      exit_code = options->explain ? run_explain(*options) : run_bench(*options);
+      options->nproc_given = command->get_option("--nproc")->count() > 0;
+      const RankEnvironment self = read_rank_environment();
+      if (self.world_size > 1) {
+        exit_code = run_member(*options, self);
+      } else {
+        exit_code = options->explain ? run_explain(*options) : run_bench(*options);
+      }
     } catch (const UsageError& error) {
       std::cerr << "lockstep bench: " << error.what() << '\n';
       exit_code = 2;

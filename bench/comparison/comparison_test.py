@@ -5,7 +5,7 @@ import unittest
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from comparison import programs, report, requirements, results  # noqa: E402
+from comparison import network, programs, report, requirements, results  # noqa: E402
 
 KI, MI = 1 << 10, 1 << 20
 
@@ -91,6 +91,61 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(text.count("\n| "), len(requirements.REQUIREMENTS))
 
 
+class Hosts(unittest.TestCase):
+    LINKS = network.Network(hosts=4, nproc_per_host=2, rate="100mbit", delay_us=500)
+
+    def measured(self, times):
+        found = results.Results(lambda size: self.LINKS.limit_us("all_reduce", size))
+        for name, by_size in times.items():
+            found.add(name, [{"bytes": size, "p50_us": us, "wrong": 0} for size, us in by_size.items()])
+        return found
+
+    def test_rates(self):
+        self.assertEqual([network.parse_rate(text) for text in ("1gbit", "100mbit", "64kbit")],
+                         [10 ** 9, 10 ** 8, 64000])
+        for wrong in ("", "fast", "0mbit", "1", "1gbit/s"):
+            self.assertRaises(ValueError, network.parse_rate, wrong)
+
+    def test_the_limit_is_a_delay_and_the_bytes_of_a_link(self):
+        self.assertEqual(self.LINKS.limit_us("all_reduce", 0), 500)
+        # 1.5 times 956,000 bytes are 1,434,000, and a link takes 95.6 of its 100 Mbit/s in payload.
+        self.assertAlmostEqual(self.LINKS.limit_us("all_reduce", 956000), 500 + 120000)
+        self.assertAlmostEqual(self.LINKS.limit_us("all_gather", 956000), 500 + 60000)
+        self.assertIsNone(self.LINKS.limit_us("sendrecv", 4))
+
+    def sweep(self, *names):
+        return programs.Sweep("all_reduce", 8, [4], 4, 0.1, 1, self.LINKS,
+                              [programs.Program(name, [], {}) for name in names])
+
+    def test_the_fastest_of_ours_is_judged(self):
+        found = self.measured({"lockstep_gloo": {4: 900, 9560000: 2e6}, "lockstep_hier": {4: 800, 9560000: 1.25e6},
+                               "gloo_ring": {4: 4000, 9560000: 1.3e6}, "openmpi": {4: 700}})
+        sweep = self.sweep("lockstep_hier", "openmpi", "mpich")
+        text = network.verdicts(sweep, found)
+        self.assertIn("best peer: **fails**, worst at 4 B: 0.88 x (openmpi)", text)
+        self.assertIn("1 MiB: holds, worst at 9560000 B: 96 %", text)
+        self.assertIn("| 4 B | 800 | 700 | - | 501 | openmpi | lockstep_hier | 0.88 x | 63 % |",
+                      network.table(sweep, found))
+
+    def test_who_goes_past_the_links_does_not_count(self):
+        found = self.measured({"lockstep_auto": {4: 1, 16: 600}, "lockstep_gloo": {4: 600, 16: 600},
+                               "mpich": {4: 650, MI: 9000}, "gloo_ring": {4: 700, 16: 700}})
+        sweep = self.sweep("lockstep_auto", "lockstep_gloo", "mpich", "gloo_ring")
+        text = network.verdicts(sweep, found)
+        self.assertIn("**lockstep_auto does not count**: at 4 B", text)
+        self.assertIn("**mpich does not count**: at 1 MiB", text)
+        self.assertIn("best peer: holds, worst at 4 B: 1.17 x (gloo_ring)", text)
+
+    def test_an_idle_link_takes_its_burst_at_once(self):
+        self.assertTrue(self.LINKS.is_possible("all_reduce", 64 * KI, 500))
+        self.assertFalse(self.LINKS.is_possible("all_reduce", 64 * KI, 499))
+        self.assertFalse(self.LINKS.is_possible("all_reduce", 128 * KI, 500))
+
+    def test_without_ours_there_is_no_verdict(self):
+        found = self.measured({"gloo_ring": {4: 4000}})
+        self.assertIn("No verdict", network.verdicts(self.sweep("gloo_ring"), found))
+
+
 # Prints a result for each size; at the size argv[1] it waits to be ended.
 HANGS = """
 import json, signal, sys
@@ -135,6 +190,14 @@ class Silence(unittest.TestCase):
         runner, program = self.runner("import sys; sys.exit('no such peer')")
         self.assertEqual(self.sizes(runner, program), [])
         self.assertEqual(runner.failed, {"fake": "exit code 1: no such peer"})
+
+    def test_the_programs_own_word_counts_before_its_launchers(self):
+        self.assertEqual(programs.reason(b"lockstep run: its last lines:\n    bench: no\nlockstep run: node 1\n"),
+                         "bench: no")
+        self.assertEqual(programs.reason(b"lockstep run: no such program\n"), "lockstep run: no such program")
+        self.assertEqual(programs.reason(b"lockstep bench: no\nmpirun: aborted.\n----\n"), "lockstep bench: no")
+        self.assertEqual(programs.reason(b"mpirun: aborted.\n----\n"), "mpirun: aborted.")
+        self.assertEqual(programs.reason(b""), "it said nothing")
 
 
 if __name__ == "__main__":

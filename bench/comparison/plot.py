@@ -1,8 +1,7 @@
 """Time over size, as SVG."""
 import math
 
-from comparison.programs import OURS
-from comparison.results import format_bytes
+from comparison.results import format_bytes, is_ours
 
 
 class LogPlot:
@@ -92,9 +91,9 @@ def draw(sweep, results):
                    [time for time in times if time] + [bound for _, bound in bounds])
     plot.axes(sizes)
     if len(bounds) > 1:
-        plot.line("machine's limit", bounds, 0, dashed=True)
+        plot.line("wire's limit" if results.wire_limit else "machine's limit", bounds, 0, dashed=True)
     for index, name in reversed(list(enumerate(names))):
         points = [(size, results.median(name, size)) for size in sizes if results.median(name, size)]
         if points:
-            plot.line(name, points, index, heavy=name in OURS)
+            plot.line(name, points, index, heavy=is_ours(name))
     return plot.svg()

@@ -40,11 +40,12 @@ class Sweep:
     factor: int
     seconds_per_size: float
     patience: float  # Seconds for one size; a program that says nothing for so long is stopped.
+    network: object = None  # comparison.network.Network where the ranks are on several hosts.
     programs: list = dataclasses.field(default_factory=list)
 
     @property
     def title(self):
-        return f"{self.operation}, {self.nproc} ranks"
+        return f"{self.operation}, {self.network.title if self.network else f'{self.nproc} ranks'}"
 
 
 def run_quietly(command, **options):
@@ -198,6 +199,14 @@ def read_rows(process, first_patience, patience):
                     limit = time.monotonic() + patience
 
 
+def reason(complaints):
+    """The last line of a program's stderr, but rather the program's own than its launcher's about it."""
+    lines = [line for line in complaints.decode(errors="replace").splitlines() if any(map(str.isalnum, line))]
+    ours = [line for line in lines if line.startswith("lockstep bench:")]
+    own = [line for line in lines if not line.startswith("lockstep run:")]
+    return (ours or own or lines or ["it said nothing"])[-1].strip()
+
+
 def start(program, flags, patience, sizes):
     """Runs a program once; `sizes` is how many it is to measure."""
     with tempfile.TemporaryFile() as complaints:
@@ -223,8 +232,7 @@ def start(program, flags, patience, sizes):
         if process.returncode == 0:
             return Answer(rows)
         complaints.seek(0)
-        lines = complaints.read().decode(errors="replace").strip().splitlines()
-        return Answer(rows, error=f"exit code {process.returncode}: {lines[-1] if lines else 'it said nothing'}")
+        return Answer(rows, error=f"exit code {process.returncode}: {reason(complaints.read())}")
 
 
 def flags_of(sweep, sizes):

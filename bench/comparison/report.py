@@ -1,4 +1,5 @@
 """The report of a comparison: tables, what it ran on, and the medians as JSON lines."""
+import dataclasses
 import json
 import os
 import pathlib
@@ -6,6 +7,7 @@ import platform
 import re
 import sys
 
+from comparison import network
 from comparison.programs import KEEP_BLOCKS, OURS, ROOT, find_python_with_torch, run_quietly
 from comparison.results import PYTORCH, format_bytes, format_us
 
@@ -81,6 +83,8 @@ def steadiness(all_limits):
 # ---- one sweep ----
 
 def table(sweep, results):
+    if sweep.network:
+        return network.table(sweep, results)
     names = [program.name for program in sweep.programs]
     ours = [name for name in OURS if name in names]
     header = ["bytes", *names, "best peer", *(f"{name} is faster by" for name in ours)]
@@ -156,5 +160,6 @@ def medians_as_json(sweep, results):
             if time is not None:
                 lines.append(json.dumps({"event": "median", "op": sweep.operation, "peer": program.name,
                                          "nproc": sweep.nproc, "bytes": size, "dtype": "f32", "fresh": True,
-                                         "p50_us": round(time, 4), "rounds": len(results.times[program.name, size])}))
+                                         "p50_us": round(time, 4), "rounds": len(results.times[program.name, size]),
+                                         **(dataclasses.asdict(sweep.network) if sweep.network else {})}))
     return lines

@@ -2,10 +2,12 @@
 import collections
 import statistics
 
-from comparison.programs import OURS
-
 # Its numbers hold the cost of a call from Python, so it is compared with apart from the libraries.
 PYTORCH = "torch_gloo"
+
+
+def is_ours(program):
+    return program.startswith("lockstep_")
 
 
 def format_bytes(size):
@@ -22,9 +24,13 @@ def format_us(value):
 
 
 class Results:
-    """Of one sweep: p50 of every round, by program and size, and the machine's limits around the rounds."""
+    """Of one sweep: p50 of every round, by program and size, and the machine's limits around the rounds.
 
-    def __init__(self):
+    `wire_limit`: us for a size, where the ranks are on several hosts.
+    """
+
+    def __init__(self, wire_limit=None):
+        self.wire_limit = wire_limit
         self.times = collections.defaultdict(list)
         self.wrong = collections.Counter()
         self.bounds = collections.defaultdict(list)
@@ -46,7 +52,9 @@ class Results:
         return statistics.median(times) if times else None
 
     def bound(self, size):
-        """us: the least that the machine allows in backend memory; None where that was not measured."""
+        """us: the least that the machine allows in backend memory, or the wire; None where that is not known."""
+        if self.wire_limit:
+            return self.wire_limit(size)
         return statistics.median(self.bounds[size]) if size in self.bounds else None
 
     def share(self, size):
@@ -61,5 +69,5 @@ class Results:
 
     def best_peer(self, size):
         """(us, name) of the fastest library that is not ours; None where none was measured."""
-        others = [(self.median(name, size), name) for name in self.programs() if name not in OURS + (PYTORCH,)]
+        others = [(self.median(name, size), name) for name in self.programs() if not is_ours(name) and name != PYTORCH]
         return min((pair for pair in others if pair[0] is not None), default=None)

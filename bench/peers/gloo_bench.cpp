@@ -1,4 +1,5 @@
-// Gloo (its TCP transport, as PyTorch uses it on CPUs) in the loop of `lockstep bench`.
+// Gloo (its TCP transport, as PyTorch uses it on CPUs) in the loop of `lockstep bench`. Where a launcher started it as
+// one of several ranks (RANK, WORLD_SIZE ...), it is one of them; else it starts them here.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include <CLI/CLI.hpp>
 #include <gloo/allgather.h>
 #include <gloo/allreduce.h>
+#include <gloo/allreduce_halving_doubling.h>
 #include <gloo/alltoall.h>
 #include <gloo/barrier.h>
 #include <gloo/broadcast.h>
@@ -29,6 +31,7 @@
 #include "apps/lockstep/bench/sweep.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/cpus.h"
+#include "lockstep/core/base/environment.h"
 
 namespace {
 
@@ -36,16 +39,26 @@ namespace bench = lockstep::bench;
 
 constexpr auto kTimeout = std::chrono::seconds(120);
 
+struct Arguments {
+  std::string operation = "all_reduce";
+  std::string algorithm = "ring";
+  bool pin = false;  // Its ranks have threads of their own, which pinning would put on one core.
+  std::string meet;  // The directory in which the ranks meet.
+  std::string address = "127.0.0.1";
+  bench::SweepOptions sweep;
+};
+
 class GlooEngine final : public bench::Engine {
  public:
-  GlooEngine(int rank, int world_size, const std::string& directory, const std::string& algorithm)
-      : algorithm_(algorithm == "bcube" ? gloo::AllreduceOptions::Algorithm::BCUBE
-                                        : gloo::AllreduceOptions::Algorithm::RING),
-        context_(std::make_shared<gloo::rendezvous::Context>(rank, world_size)) {
+  GlooEngine(int rank, const Arguments& arguments)
+      : algorithm_(arguments.algorithm == "bcube" ? gloo::AllreduceOptions::Algorithm::BCUBE
+                                                  : gloo::AllreduceOptions::Algorithm::RING),
+        halving_doubling_(arguments.algorithm == "halving_doubling"),
+        context_(std::make_shared<gloo::rendezvous::Context>(rank, arguments.sweep.world_size)) {
     gloo::transport::tcp::attr address;
-    address.hostname = "127.0.0.1";
+    address.hostname = arguments.address;
     auto device = gloo::transport::tcp::CreateDevice(address);
-    gloo::rendezvous::FileStore store(directory);
+    gloo::rendezvous::FileStore store(arguments.meet);
     context_->setTimeout(kTimeout);
     context_->connectFullMesh(store, device);
   }
@@ -72,6 +85,7 @@ class GlooEngine final : public bench::Engine {
     gloo::broadcast(options);
   }
   void all_reduce(void* data, std::size_t count) override {
+    if (halving_doubling_) return halve_and_double(static_cast<float*>(data), count);
     gloo::AllreduceOptions options(context_);
     options.setAlgorithm(algorithm_);
     options.setOutput(static_cast<float*>(data), count);
@@ -150,6 +164,16 @@ class GlooEngine final : public bench::Engine {
   static float* floats(const void* input) { return const_cast<float*>(static_cast<const float*>(input)); }
   std::size_t ranks() const { return static_cast<std::size_t>(context_->size); }
 
+  /// A class as well, made for one buffer.
+  void halve_and_double(float* data, std::size_t count) {
+    if (!doubling_ || doubling_count_ != count) {
+      doubling_count_ = count;
+      doubling_ = std::make_unique<gloo::AllreduceHalvingDoubling<float>>(context_, std::vector<float*>{data},
+                                                                          static_cast<int>(count));
+    }
+    doubling_->run();
+  }
+
   template <typename T>
   void gather_everywhere(const T* input, T* output, std::size_t count) {
     gloo::AllgatherOptions options(context_);
@@ -160,25 +184,21 @@ class GlooEngine final : public bench::Engine {
   }
 
   gloo::AllreduceOptions::Algorithm algorithm_;
+  bool halving_doubling_;
   std::shared_ptr<gloo::rendezvous::Context> context_;
   std::uint32_t tag_ = 0;
   std::unique_ptr<gloo::ReduceScatterHalvingDoubling<float>> scatter_;
   std::size_t scatter_count_ = 0;
+  std::unique_ptr<gloo::AllreduceHalvingDoubling<float>> doubling_;
+  std::size_t doubling_count_ = 0;
   std::vector<std::unique_ptr<std::byte, void (*)(std::byte*)>> memory_;
 };
 
-struct Arguments {
-  std::string operation = "all_reduce";
-  std::string algorithm = "ring";
-  bool pin = false;  // Its ranks have threads of their own, which pinning would put on one core.
-  bench::SweepOptions sweep;
-};
-
-int run_rank(const Arguments& arguments, int rank, const std::string& directory) {
+int run_rank(const Arguments& arguments, int rank) {
   try {
     const std::vector<int> cpus = lockstep::base::read_cpu_budget().cpus;
     if (arguments.pin) bench::pin_to_cpu(cpus[static_cast<std::size_t>(rank) % cpus.size()]);
-    GlooEngine engine(rank, arguments.sweep.world_size, directory, arguments.algorithm);
+    GlooEngine engine(rank, arguments);
     const bench::RowContext context{"gloo_" + arguments.algorithm, "user", arguments.sweep};
     bench::run_sweep(engine, arguments.sweep, [&](const bench::SizeResult& result) {
       if (rank == 0) std::cout << to_json(context, result, std::nullopt) << std::endl;
@@ -211,12 +231,13 @@ class MeetingPlace {
   std::string path_;
 };
 
-int run_all(const Arguments& arguments) {
+int run_all(Arguments arguments) {
   const MeetingPlace place;
+  arguments.meet = place.path();
   std::vector<pid_t> workers;
   for (int rank = 0; rank < arguments.sweep.world_size; ++rank) {
     const pid_t pid = LS_SYSCALL(::fork(), "starting rank ", rank);
-    if (pid == 0) ::_exit(run_rank(arguments, rank, place.path()));
+    if (pid == 0) ::_exit(run_rank(arguments, rank));
     workers.push_back(pid);
   }
   int exit_code = 0;
@@ -234,7 +255,10 @@ int main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Gloo in the loop of `lockstep bench` (f32, sum); one JSON object a line");
   app.add_option("operation", arguments.operation, bench::known_operations());
-  app.add_option("--algorithm", arguments.algorithm, "of all_reduce")->check(CLI::IsMember({"ring", "bcube"}));
+  app.add_option("--algorithm", arguments.algorithm, "of all_reduce")
+      ->check(CLI::IsMember({"ring", "bcube", "halving_doubling"}));
+  app.add_option("--meet", arguments.meet, "with a launcher: an empty directory that all ranks see");
+  app.add_option("--address", arguments.address, "with a launcher: of this host, where the others reach it");
   app.add_flag("--pin", arguments.pin, "pin each rank, with its threads, to one CPU");
   bench::add_sweep_flags(app, arguments.sweep);
   CLI11_PARSE(app, argc, argv);
@@ -244,7 +268,11 @@ int main(int argc, char** argv) {
     LS_REQUIRE(
         arguments.sweep.dtype == lockstep::DType::kFloat32 && arguments.sweep.reduce_op == lockstep::ReduceOp::kSum,
         "only --dtype f32 --op sum is measured here");
-    return run_all(arguments);
+    const lockstep::RankEnvironment self = lockstep::read_rank_environment();
+    if (self.world_size == 1) return run_all(arguments);
+    LS_REQUIRE(!arguments.meet.empty(), "with a launcher the ranks need --meet DIRECTORY");
+    arguments.sweep.world_size = self.world_size;
+    return run_rank(arguments, self.rank);
   } catch (const std::exception& error) {
     std::cerr << "gloo_bench: " << error.what() << '\n';
     return 2;

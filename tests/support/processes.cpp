@@ -14,7 +14,6 @@
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/io/file.h"
 #include "lockstep/core/launch/output.h"
-#include "lockstep/core/launch/worker_plan.h"
 #include "lockstep/core/store/tcp_store.h"
 
 namespace lockstep::support {
@@ -56,44 +55,6 @@ std::vector<std::string> neutral_environment() {
     if (!known && !name.starts_with("PET_")) out.push_back(entry);
   }
   return out;
-}
-
-ProcessResult supervise(const std::vector<Arguments>& commands, const std::vector<launch::Variables>& variables,
-                        const ProcessOptions& options) {
-  const io::TempDirectory directory("lockstep-test");
-  ProcessResult result;
-  result.ranks.resize(commands.size());
-  launch::SupervisorOptions supervision;
-  supervision.end_on_failure = false;
-  supervision.deadline = Deadline::after(options.deadline);
-  supervision.on_line = [&](launch::Supervisor& supervisor, const launch::OutputLine& line) {
-    ProcessEnd& end = result.ranks[static_cast<std::size_t>(line.rank)];
-    (line.error ? end.err : end.out).append(line.text).append("\n");
-    if (options.on_line) options.on_line(supervisor, line);
-  };
-  launch::Supervisor supervisor(std::move(supervision));
-  for (std::size_t rank = 0; rank < commands.size(); ++rank) {
-    launch::WorkerSpec spec;
-    spec.rank = spec.local_rank = static_cast<int>(rank);
-    spec.child.argv = commands[rank];
-    launch::Variables added = variables[rank];
-    added.emplace_back("TMPDIR", directory.path());
-    added.insert(added.end(), options.environment.begin(), options.environment.end());
-    spec.child.environment = launch::merge_environment(neutral_environment(), added);
-    spec.out.show = spec.err.show = false;
-    supervisor.start(std::move(spec));
-  }
-  const launch::RunEnd run = supervisor.run();
-  result.deadline_passed = run.deadline_passed;
-  for (std::size_t rank = 0; rank < commands.size(); ++rank) {
-    ProcessEnd& end = result.ranks[rank];
-    end.rank = static_cast<int>(rank);
-    end.pid = run.workers[rank].pid;
-    end.exit_code = run.workers[rank].exit_code;
-    end.signal = run.workers[rank].signal;
-    end.after = run.workers[rank].after;
-  }
-  return result;
 }
 
 void print_tail(std::ostream& out, const char* name, const std::string& text) {
@@ -162,11 +123,49 @@ ProcessResult run_processes(int n, const std::string& worker, const Arguments& a
     }
   }
   const std::vector<Arguments> commands(static_cast<std::size_t>(n), worker_command(worker, arguments));
-  return supervise(commands, variables, options);
+  return run_programs(commands, variables, options);
 }
 
 ProcessResult run_programs(const std::vector<Arguments>& commands, const ProcessOptions& options) {
-  return supervise(commands, std::vector<launch::Variables>(commands.size()), options);
+  return run_programs(commands, std::vector<launch::Variables>(commands.size()), options);
+}
+
+ProcessResult run_programs(const std::vector<Arguments>& commands, const std::vector<launch::Variables>& variables,
+                           const ProcessOptions& options) {
+  const io::TempDirectory directory("lockstep-test");
+  ProcessResult result;
+  result.ranks.resize(commands.size());
+  launch::SupervisorOptions supervision;
+  supervision.end_on_failure = false;
+  supervision.deadline = Deadline::after(options.deadline);
+  supervision.on_line = [&](launch::Supervisor& supervisor, const launch::OutputLine& line) {
+    ProcessEnd& end = result.ranks[static_cast<std::size_t>(line.rank)];
+    (line.error ? end.err : end.out).append(line.text).append("\n");
+    if (options.on_line) options.on_line(supervisor, line);
+  };
+  launch::Supervisor supervisor(std::move(supervision));
+  for (std::size_t rank = 0; rank < commands.size(); ++rank) {
+    launch::WorkerSpec spec;
+    spec.rank = spec.local_rank = static_cast<int>(rank);
+    spec.child.argv = commands[rank];
+    launch::Variables added = variables[rank];
+    added.emplace_back("TMPDIR", directory.path());
+    added.insert(added.end(), options.environment.begin(), options.environment.end());
+    spec.child.environment = launch::merge_environment(neutral_environment(), added);
+    spec.out.show = spec.err.show = false;
+    supervisor.start(std::move(spec));
+  }
+  const launch::RunEnd run = supervisor.run();
+  result.deadline_passed = run.deadline_passed;
+  for (std::size_t rank = 0; rank < commands.size(); ++rank) {
+    ProcessEnd& end = result.ranks[rank];
+    end.rank = static_cast<int>(rank);
+    end.pid = run.workers[rank].pid;
+    end.exit_code = run.workers[rank].exit_code;
+    end.signal = run.workers[rank].signal;
+    end.after = run.workers[rank].after;
+  }
+  return result;
 }
 
 ProcessEnd run_program(const Arguments& argv, const ProcessOptions& options) {

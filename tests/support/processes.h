@@ -10,6 +10,7 @@
 
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/launch/supervisor.h"
+#include "lockstep/core/launch/worker_plan.h"
 
 namespace lockstep::support {
 
@@ -71,6 +72,9 @@ ProcessResult run_processes(int n, const std::string& worker, const Arguments& a
 
 /// Runs programs at once in the same way, but without a launcher's environment; "rank" is their index.
 ProcessResult run_programs(const std::vector<Arguments>& commands, const ProcessOptions& options = {});
+/// The same; variables[i] are set for commands[i] alone.
+ProcessResult run_programs(const std::vector<Arguments>& commands, const std::vector<launch::Variables>& variables,
+                           const ProcessOptions& options = {});
 ProcessEnd run_program(const Arguments& argv, const ProcessOptions& options = {});
 
 /// argv that runs a worker of this binary, for tests that start it by other means (`lockstep run -- ...`).
