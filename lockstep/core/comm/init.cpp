@@ -1,11 +1,15 @@
 #include "lockstep/core/comm/init.h"
 
+#include <algorithm>
 #include <chrono>
+#include <iterator>
+#include <sstream>
 #include <utility>
 
 #include "lockstep/core/backend/self/self_backend.h"
 #include "lockstep/core/backend/shm/shm_backend.h"
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/host.h"
 #include "lockstep/core/base/log.h"
 #include "lockstep/core/store/tcp_store.h"
 
@@ -65,7 +69,66 @@ std::shared_ptr<Store> meet(const RankEnvironment& environment, Deadline deadlin
   return connect_tcp_store(environment.master_address, port, environment.job_token, deadline);
 }
 
+/// What another rank says in the store.
+std::string hear(Store& store, const std::string& key, Deadline deadline, const InitOptions& options) {
+  for (;;) {
+    try {
+      constexpr Duration kSlice = std::chrono::milliseconds(20);
+      return store.get(key,
+                       Deadline::after(options.while_waiting ? std::min(deadline.left(), kSlice) : deadline.left()));
+    } catch (const TimeoutError&) {
+      if (deadline.passed()) throw;
+      options.while_waiting();
+    }
+  }
+}
+
+std::string host_key(int rank) { return base::cat("host/", rank); }
+
+/// The number of each rank's host, as text. Throws TimeoutError that names the ranks that never arrived.
+std::string find_hosts(const RankEnvironment& environment, Store& store, Deadline deadline,
+                       const InitOptions& options) {
+  std::vector<std::string> ids;
+  try {
+    for (int rank = 0; rank < environment.world_size; ++rank) {
+      ids.push_back(hear(store, host_key(rank), deadline, options));
+    }
+  } catch (const TimeoutError&) {
+    std::string missing;
+    const int first = static_cast<int>(ids.size());
+    for (int rank = first; rank < environment.world_size; ++rank) {
+      if (!store.try_get(host_key(rank))) missing += base::cat(missing.empty() ? "" : ", ", rank);
+    }
+    throw TimeoutError(
+        base::cat("rank 0/", environment.world_size, " group ", options.name, ": waited ", seconds(deadline.timeout()),
+                  " s for rank ", missing, "; is it running, with the same MASTER_ADDR and MASTER_PORT?"),
+        first);
+  }
+  std::string hosts;
+  for (const int host : base::group_by_host(ids).host_of_rank) hosts += base::cat(host, ' ');
+  return hosts;
+}
+
+/// Where the launcher did not say which ranks share a host, rank 0 finds out for all. Every rank says where it is,
+/// since it cannot know whether the others were told. Before the group forms: later rank 0, and the store, may leave.
+void find_place(RankEnvironment& environment, Store& store, Deadline deadline, const InitOptions& options) {
+  store.set(host_key(environment.rank), base::own_host().id);
+  if (environment.rank == 0) {
+    store.set("host_of_rank", environment.local_is_given ? "" : find_hosts(environment, store, deadline, options));
+  }
+  if (environment.local_is_given) return;
+  std::istringstream in(hear(store, "host_of_rank", deadline, options));
+  const std::vector<int> hosts{std::istream_iterator<int>(in), {}};
+  if (hosts.empty()) return;  // Rank 0 was told by its launcher: this one was started differently.
+  const auto mine = hosts.begin() + environment.rank;
+  environment.node_rank = *mine;
+  environment.local_rank = static_cast<int>(std::count(hosts.begin(), mine, *mine));
+  environment.local_world_size = static_cast<int>(std::count(hosts.begin(), hosts.end(), *mine));
+}
+
 }  // namespace
+
+std::vector<std::string_view> built_in_backends() { return {"self", "shm"}; }
 
 std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, int rank, int world_size,
                                                 const InitOptions& options) {
@@ -107,6 +170,7 @@ Job init_from_environment(const InitOptions& given) {
     // Restarted jobs meet anew in the same store: their keys are kept apart.
     job.store = make_prefix_store(meet(environment, Deadline::after(options.init_timeout)),
                                   base::cat("attempt", environment.restart_count));
+    find_place(job.environment, *job.store, Deadline::after(options.init_timeout), options);
   }
   job.communicator = make_communicator(job.store, environment.rank, environment.world_size, options);
   return job;

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/core/base/environment.h"
@@ -21,6 +22,9 @@ struct InitOptions {
   std::function<void()> while_waiting = {};
 };
 
+/// The backends of this build, by the names that InitOptions::backend takes.
+std::vector<std::string_view> built_in_backends();
+
 /// A communicator, and the store that its ranks met in.
 struct Job {
   RankEnvironment environment;
@@ -30,6 +34,8 @@ struct Job {
 
 /// Joins the job that the launcher's environment describes (see read_rank_environment): connects to the launcher's
 /// store, or lets rank 0 host one at MASTER_ADDR:MASTER_PORT, waits for all ranks and builds the world's communicator.
+/// Where the launcher did not say how ranks are spread over hosts, they tell each other (core/base/host.h), and local
+/// rank, local world size and node rank are what that comes to.
 ///
 /// LOCKSTEP_TIMEOUT and LOCKSTEP_INIT_TIMEOUT (seconds) override the options. Throws UsageError for a contradictory
 /// environment, TimeoutError that names the ranks that never arrived, SystemError.

@@ -6,28 +6,21 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <sstream>
 #include <tuple>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/host.h"
 
 namespace lockstep::io {
 namespace {
 
-/// Changes with every boot of every host: equal on two ranks exactly where they run under one kernel.
-std::string boot_id() {
-  std::ifstream in("/proc/sys/kernel/random/boot_id");
-  std::string id;
-  std::getline(in, id);
+/// One word, whatever the kernel says.
+std::string own_boot() {
+  const std::string id = base::boot_id();
   return id.empty() ? "unknown" : id;
-}
-
-std::string host_name() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
 /// The mappings of this process, so that ranks that are threads share one.
@@ -85,7 +78,7 @@ SharedMemory SharedMemory::create(const std::string& label) {
 }
 
 std::string SharedMemory::handle() const {
-  return base::cat(::getpid(), ' ', fd_.get(), ' ', inode_, ' ', boot_id(), ' ', host_name());
+  return base::cat(::getpid(), ' ', fd_.get(), ' ', inode_, ' ', own_boot(), ' ', base::host_name());
 }
 
 SharedMemory SharedMemory::attach(const std::string& handle) {
@@ -97,7 +90,7 @@ SharedMemory SharedMemory::attach(const std::string& handle) {
   std::string host;
   in >> pid >> fd >> inode >> boot >> host;
   LS_REQUIRE(!in.fail(), "malformed shared memory handle '", handle, "'");
-  LS_REQUIRE(boot == boot_id(), "shared memory was made on host ", host, ", this process runs on ", host_name(),
+  LS_REQUIRE(boot == own_boot(), "shared memory was made on host ", host, ", this process runs on ", base::host_name(),
              "; the shm backend needs all ranks of a group on one host");
   const std::string path = base::cat("/proc/", pid, "/fd/", fd);
   UniqueFd opened(LS_SYSCALL(::open(path.c_str(), O_RDWR | O_CLOEXEC), "opening shared memory of process ", pid,
