@@ -96,7 +96,7 @@ void print_checkup(std::ostream& out, const Checkup& checkup, const std::vector<
   out << plural(checkup.ranks.size(), "rank") << " on " << plural(static_cast<std::size_t>(checkup.map.hosts), "host")
       << ", backend " << checkup.backend;
   out << (first.backend_asked.empty() ? "" : " (LOCKSTEP_BACKEND=" + printable(first.backend_asked) + ")");
-  if (first.launcher != "none") out << ", started by " << first.launcher;
+  if (first.launcher != "none") out << ", environment of " << first.launcher;
   out << '\n' << first.build << '\n';
   print_table(out, "hosts", host_rows(checkup));
   print_table(out, "ranks", rank_rows(checkup));
