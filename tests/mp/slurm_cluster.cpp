@@ -72,6 +72,8 @@ SlurmCluster::~SlurmCluster() {
     end(daemons_.back());
     daemons_.pop_back();
   }
+  const Deadline deadline = Deadline::after(std::chrono::seconds(5));
+  while (::waitpid(-1, nullptr, WNOHANG) >= 0 && !deadline.passed()) ::poll(nullptr, 0, 5);
 }
 
 void SlurmCluster::write_configuration() {

@@ -11,6 +11,7 @@
 
 #include "lockstep/core/io/file.h"
 #include "lockstep/core/launch/process.h"
+#include "tests/mp/lockstep_program.h"
 
 namespace lockstep::mp {
 
@@ -36,6 +37,7 @@ class SlurmCluster {
   void wait_until_ready();
   std::string last_words() const;
 
+  Subreaper subreaper_;  // of what slurmd starts for each task
   io::TempDirectory directory_{"lockstep-slurm"};
   std::vector<launch::Child> daemons_;
 };
