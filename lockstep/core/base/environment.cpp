@@ -51,6 +51,8 @@ constexpr EnvironmentVariable kTable[] = {
     // Ours.
     {"LOCKSTEP_STORE", "host:port", "", "a running store server, as `lockstep run` provides; then no rank hosts one"},
     {"LOCKSTEP_JOB_TOKEN", "string", "", "shared secret of the job's processes; the store answers nobody else"},
+    {"LOCKSTEP_JOB_TOKEN_FILE", "path", "",
+     "file with that secret, for its owner alone, where LOCKSTEP_JOB_TOKEN is unset"},
     {"LOCKSTEP_HOST_ID", "string", "",
      "ranks with the same value are taken to be on one host, whatever the kernel says"},
     {"LOCKSTEP_LOG", "string", "warning", "least severe lines to print: error warning info debug"},

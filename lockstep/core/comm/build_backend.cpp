@@ -1,13 +1,10 @@
 #include "lockstep/core/comm/build_backend.h"
 
 #include "lockstep/core/backend/hier/hier_backend.h"
-#include "lockstep/core/backend/meeting.h"
 #include "lockstep/core/backend/self/self_backend.h"
 #include "lockstep/core/backend/shm/shm_backend.h"
 #include "lockstep/core/backend/wire/wire_backend.h"
 #include "lockstep/core/base/check.h"
-#include "lockstep/core/base/environment.h"
-#include "lockstep/core/base/host.h"
 #ifdef LOCKSTEP_HAS_GLOO
 #include "lockstep/core/backend/gloo/gloo_transport.h"
 #endif
@@ -40,15 +37,10 @@ Engines available_engines() {
 }
 
 BuiltBackend build_backend(const std::shared_ptr<Store>& store, const Meeting& meeting,
-                           const CommunicatorOptions& options, const std::string& host_id) {
+                           const CommunicatorOptions& options) {
   const auto keys = make_prefix_store(store, options.backend + "/" + meeting.group);
-  const bool needs_hosts = meeting.world_size > 1 && (options.backend == "auto" || options.backend == "hier");
-  std::vector<std::string> host_ids;
-  if (needs_hosts) {
-    host_ids = exchange_values(*keys, meeting, "host", host_id.empty() ? base::own_host().id : host_id);
-  }
-  const BackendChoice choice =
-      choose_backend(options.backend, options.network.engine, meeting.world_size, host_ids, available_engines());
+  const BackendChoice choice = choose_backend(options.backend, options.network.engine, meeting.world_size,
+                                              options.host_ids, available_engines());
   BuiltBackend built{nullptr, choice.reason};
   if (choice.backend == "self") {
     built.backend = make_self_backend();
@@ -56,7 +48,7 @@ BuiltBackend build_backend(const std::shared_ptr<Store>& store, const Meeting& m
     built.backend = make_shm_backend(*keys, meeting);
   } else {
     const auto transport = make_transport(choice.engine, *keys, meeting, options);
-    built.backend = choice.backend == "hier" ? make_hier_backend(*keys, meeting, host_ids, transport)
+    built.backend = choice.backend == "hier" ? make_hier_backend(*keys, meeting, options.host_ids, transport)
                                              : wire::make_wire_backend(transport, meeting.group, meeting.deadline);
   }
   return built;

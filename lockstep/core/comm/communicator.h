@@ -60,6 +60,7 @@ struct CommunicatorOptions {
   std::string backend = "auto";            ///< of the group, as asked for, and of its subgroups
   NetworkOptions network = {};             ///< the same
   std::string backend_reason = {};         ///< for people
+  std::vector<std::string> host_ids = {};  ///< a rank each: equal where ranks share memory; empty: not known
   std::shared_ptr<Store> store = nullptr;  ///< where subgroups meet; null: none can be made
 };
 
