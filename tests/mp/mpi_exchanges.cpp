@@ -37,7 +37,7 @@ Bytes message(int from, int to, int number, std::size_t nbytes) {
 }
 
 void finish(Transfer& transfer, const std::string& what) {
-  const Deadline deadline = Deadline::after(std::chrono::seconds(20));
+  const Deadline deadline = Deadline::after(std::chrono::seconds(50));
   while (transfer.state() == TransferState::kMoving) {
     LS_CHECK(!deadline.passed(), what, " did not complete");
     transfer.wait(std::chrono::milliseconds(10));

@@ -37,7 +37,7 @@ void use_transports(MPI_Comm reversed, bool any_thread) {
   int size = 0;
   MPI_Comm_rank(reversed, &rank);
   MPI_Comm_size(reversed, &size);
-  const Meeting meeting = {"reversed", rank, size, Deadline::after(std::chrono::seconds(20)), {}};
+  const Meeting meeting = {"reversed", rank, size, Deadline::after(std::chrono::seconds(50)), {}};
   MpiOptions options;
   options.parent = mpi_handle(reversed);
   {
