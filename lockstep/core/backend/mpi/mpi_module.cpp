@@ -296,6 +296,7 @@ const char* library() {
   int length = 0;
   MPI_Get_library_version(text, &length);
   text[std::strcspn(text, "\n,")] = '\0';
+  std::replace(text, text + std::strlen(text), '\t', ' ');  // MPICH's
   return text;
 }
 
