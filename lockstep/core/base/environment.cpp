@@ -65,6 +65,7 @@ constexpr EnvironmentVariable kTable[] = {
     {"LOCKSTEP_AFFINITY", "string", "auto", "auto: each rank keeps to its share of the cores; none: leave as it is"},
     {"LOCKSTEP_WAIT", "string", "auto", "how a rank waits for its peers: auto spin yield sleep"},
     {"LOCKSTEP_MALLOC", "string", "auto", "auto: freed tensors stay with the process; default: as the C library does"},
+    {"LOCKSTEP_MPI_MODULE", "path", "", "the mpi backend's module to load, instead of looking for one"},
     {"NO_COLOR", "string", "", "when set, output for people has no colours"},
     // The C library's: whoever sets one has chosen, and LOCKSTEP_MALLOC=auto leaves it at that.
     {"MALLOC_MMAP_THRESHOLD_", "int", "", "glibc: blocks of this many bytes or more get a mapping of their own"},
