@@ -1,10 +1,14 @@
 #include "lockstep/core/comm/build_backend.h"
 
 #include "lockstep/core/backend/hier/hier_backend.h"
+#include "lockstep/core/backend/meeting.h"
+#include "lockstep/core/backend/mpi/loader.h"
+#include "lockstep/core/backend/mpi/mpi_transport.h"
 #include "lockstep/core/backend/self/self_backend.h"
 #include "lockstep/core/backend/shm/shm_backend.h"
 #include "lockstep/core/backend/wire/wire_backend.h"
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/environment.h"
 #ifdef LOCKSTEP_HAS_GLOO
 #include "lockstep/core/backend/gloo/gloo_transport.h"
 #endif
@@ -14,16 +18,16 @@ namespace {
 
 std::shared_ptr<wire::Transport> make_transport(const std::string& engine, Store& keys, const Meeting& meeting,
                                                 const CommunicatorOptions& options) {
-#ifdef LOCKSTEP_HAS_GLOO
-  if (engine == "gloo") {
-    return make_gloo_transport(keys, meeting, {options.network.interface, options.network.route_to, {}});
+  if (engine == "mpi") {
+    // MPI itself waits without a bound for the members of a group: they meet here first.
+    exchange_values(keys, meeting, "mpi", "");
+    return mpi::make_mpi_transport(meeting, {options.network.mpi, options.global_ranks});
   }
-#endif
-  static_cast<void>(keys);
-  static_cast<void>(meeting);
-  static_cast<void>(options);
+#ifdef LOCKSTEP_HAS_GLOO
+  return make_gloo_transport(keys, meeting, {options.network.interface, options.network.route_to, {}});
+#else
   LS_CHECK(false, "no engine '", engine, "'");
-  return nullptr;
+#endif
 }
 
 }  // namespace
@@ -33,6 +37,8 @@ Engines available_engines() {
 #ifdef LOCKSTEP_HAS_GLOO
   engines.gloo = true;
 #endif
+  engines.mpi = mpi::has_module();
+  engines.launched_by_mpi = environment_string("OMPI_COMM_WORLD_SIZE") || environment_string("PMI_SIZE");
   return engines;
 }
 

@@ -9,6 +9,7 @@
 #include "lockstep/core/base/host.h"
 #include "lockstep/core/base/log.h"
 #include "lockstep/core/comm/build_backend.h"
+#include "lockstep/core/comm/job_store.h"
 #include "lockstep/core/store/tcp_store.h"
 
 namespace lockstep {
@@ -45,20 +46,6 @@ std::shared_ptr<Store> connect_served_store(const std::string& address, const st
   return connect_tcp_store(address.substr(0, colon), port, token, deadline);
 }
 
-/// A store that its host keeps alive with it.
-class HostedStore {
- public:
-  static std::shared_ptr<Store> serve(const RankEnvironment& environment, int port) {
-    TcpStoreServerOptions options;
-    options.address = environment.master_address;
-    options.port = port;
-    options.token = environment.job_token;
-    auto server = std::make_shared<TcpStoreServer>(std::move(options));
-    auto store = server->local();
-    return std::shared_ptr<Store>(store.get(), [server, store](Store*) {});
-  }
-};
-
 std::shared_ptr<Store> meet(const RankEnvironment& environment, Deadline deadline) {
   if (const auto served = environment_string("LOCKSTEP_STORE")) {
     return connect_served_store(*served, environment.job_token, deadline);
@@ -69,7 +56,7 @@ std::shared_ptr<Store> meet(const RankEnvironment& environment, Deadline deadlin
   // torchrun's agent serves torch's own store at MASTER_PORT: ours takes the next port.
   const bool taken = environment_bool("TORCHELASTIC_USE_AGENT_STORE").value_or(false);
   const int port = environment.master_port + (taken ? 1 : 0);
-  if (environment.rank == 0) return HostedStore::serve(environment, port);
+  if (environment.rank == 0) return host_store(environment.master_address, port, environment.job_token).store;
   return connect_tcp_store(environment.master_address, port, environment.job_token, deadline);
 }
 

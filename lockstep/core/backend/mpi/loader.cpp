@@ -116,6 +116,15 @@ std::vector<std::string> module_places(MpiFlavour flavour) {
           LOCKSTEP_MPI_INSTALL_DIR "/" + file};
 }
 
+bool has_module() {
+  for (const MpiFlavour flavour : {MpiFlavour::kOpenMpi, MpiFlavour::kMpich}) {
+    for (const std::string& place : module_places(flavour)) {
+      if (::access(place.c_str(), R_OK) == 0) return true;
+    }
+  }
+  return false;
+}
+
 const Module& load_module(MpiFlavour flavour) {
   static std::mutex lock;
   static const Module* loaded = nullptr;
