@@ -55,6 +55,7 @@ struct Link {
 /// All that was found out.
 struct Checkup {
   std::string backend;
+  std::string reason = {};  ///< why that backend
   base::HostMap map;
   std::vector<RankFacts> ranks;  ///< in rank order
   std::vector<Link> links;

@@ -65,9 +65,9 @@ RankFacts from_blob(const std::string& blob) {
 }
 
 std::string to_json(const Checkup& checkup, const std::vector<Problem>& problems) {
-  Json json = {{"backend", checkup.backend}, {"world_size", checkup.ranks.size()},
-               {"hosts", Json::array()},     {"ranks", Json::array()},
-               {"links", Json::array()},     {"problems", Json::array()}};
+  Json json = {{"backend", checkup.backend}, {"reason", checkup.reason}, {"world_size", checkup.ranks.size()},
+               {"hosts", Json::array()},     {"ranks", Json::array()},   {"links", Json::array()},
+               {"problems", Json::array()}};
   for (int host = 0; host < checkup.map.hosts; ++host) {
     const auto& ranks = checkup.map.ranks_of_host[static_cast<std::size_t>(host)];
     const RankFacts& first = checkup.ranks[static_cast<std::size_t>(ranks.front())];

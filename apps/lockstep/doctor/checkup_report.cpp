@@ -97,7 +97,9 @@ void print_checkup(std::ostream& out, const Checkup& checkup, const std::vector<
       << ", backend " << checkup.backend;
   out << (first.backend_asked.empty() ? "" : " (LOCKSTEP_BACKEND=" + printable(first.backend_asked) + ")");
   if (first.launcher != "none") out << ", environment of " << first.launcher;
-  out << '\n' << first.build << '\n';
+  out << '\n';
+  if (!checkup.reason.empty()) out << "chosen because: " << checkup.reason << '\n';
+  out << first.build << '\n';
   print_table(out, "hosts", host_rows(checkup));
   print_table(out, "ranks", rank_rows(checkup));
   print_table(out, "links (latency: one way, 4 bytes; bandwidth: 4 MiB messages)", link_rows(checkup));

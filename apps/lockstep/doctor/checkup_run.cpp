@@ -160,6 +160,7 @@ Checkup run_checkup(const Job& job) {
   Communicator& communicator = *job.communicator;
   Checkup checkup;
   checkup.backend = communicator.backend_name();
+  checkup.reason = communicator.backend_reason();
   RankFacts own = own_facts(job);
   checkup.map = base::group_by_host(all_gather_blobs(communicator, own.host_id));
   own.store_us = measure_store(*job.store);
