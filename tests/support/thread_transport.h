@@ -36,6 +36,14 @@ class ThreadWire {
   void end(int rank) {
     const std::lock_guard lock(mutex_);
     gone_[static_cast<std::size_t>(rank)] = true;
+    for (auto& [lane, halves] : lanes_) {
+      for (const auto& [own, mine] :
+           {std::pair{std::get<0>(lane), &halves.sends}, {std::get<1>(lane), &halves.recvs}}) {
+        if (own != rank) continue;
+        for (const auto& half : *mine) half->dropped = true;
+        mine->clear();
+      }
+    }
     changed_.notify_all();
   }
 
@@ -49,7 +57,7 @@ class ThreadWire {
     std::byte* to = nullptr;
     std::size_t nbytes = 0;
     int peer = 0;
-    bool dropped = false;  // Its owner has gone.
+    bool dropped = false;  // Its owner has gone, or closed its end.
   };
   struct Lane {
     std::deque<std::shared_ptr<Half>> sends;
@@ -93,8 +101,8 @@ class ThreadTransfer final : public wire::Transfer {
     if (half_->complete) return wire::TransferState::kComplete;
     const std::lock_guard lock(wire_.mutex_);
     if (half_->complete) return wire::TransferState::kComplete;
-    return wire_.gone_[static_cast<std::size_t>(half_->peer)] ? wire::TransferState::kBroken
-                                                              : wire::TransferState::kMoving;
+    const bool broken = half_->dropped || wire_.gone_[static_cast<std::size_t>(half_->peer)];
+    return broken ? wire::TransferState::kBroken : wire::TransferState::kMoving;
   }
   void wait(Duration at_most) noexcept override {
     std::unique_lock lock(wire_.mutex_);
@@ -136,6 +144,7 @@ class ThreadTransport final : public wire::Transport {
   }
   std::string why_gone(int) override { return "its thread ended"; }
   bool any_thread() const noexcept override { return true; }
+  void close(Duration) noexcept override { wire_->end(rank_); }
 
  private:
   using Halves = std::deque<std::shared_ptr<ThreadWire::Half>> ThreadWire::Lane::*;
@@ -143,9 +152,12 @@ class ThreadTransport final : public wire::Transport {
   std::unique_ptr<wire::Transfer> begin(int source, int destination, int channel,
                                         const std::shared_ptr<ThreadWire::Half>& half, Halves halves) {
     const std::lock_guard lock(wire_->mutex_);
-    ThreadWire::Lane& lane = wire_->lanes_[{source, destination, channel}];
-    (lane.*halves).push_back(half);
-    wire_->match(source, destination, lane);
+    half->dropped = wire_->gone_[static_cast<std::size_t>(rank_)];
+    if (!half->dropped) {
+      ThreadWire::Lane& lane = wire_->lanes_[{source, destination, channel}];
+      (lane.*halves).push_back(half);
+      wire_->match(source, destination, lane);
+    }
     return std::make_unique<ThreadTransfer>(*wire_, half);
   }
 

@@ -76,6 +76,7 @@ struct Collective {
   void* output = nullptr;
   std::span<const std::size_t> counts = {};  ///< one a rank; read by start() only
   std::span<const std::size_t> recv_counts = {};
+  std::uint64_t origin = 0;  ///< of a step of a larger operation: a digest of that one; ranks must agree on it
   std::shared_ptr<Packed> packed = {};  ///< where input and output stand for many buffers (packed.h)
   std::uint64_t sequence = 0;           ///< 1, 2, 3 ... in the group; given by the Communicator
   std::string_view label;               ///< what the buffer is, for messages; must outlive the operation
@@ -173,6 +174,9 @@ class Backend {
   virtual int look_after(std::span<const int> ranks) = 0;
   /// Frees every waiter of the group, here and on peers, with `cause`. Returns at once; the first cause wins.
   virtual void abort(std::string_view cause) noexcept = 0;
+  /// After the group has failed: lets go of all buffers. What is still to come for them is dropped; what peers must be
+  /// told reaches them first, where they take it within half a second. No operation may follow.
+  virtual void close() noexcept = 0;
   /// The ways that `collective` can go (in backend memory, or any other), one of them chosen. For people.
   virtual std::vector<PathEstimate> explain(const Collective& collective, bool backend_memory) const = 0;
   /// What is known here of `rank`'s progress.

@@ -44,14 +44,22 @@ std::vector<std::string> unpack(const std::string& table, int world_size) {
   return values;
 }
 
-/// What a rank said, without the world size before it. Throws UsageError where it was told another one.
-std::string value_of(const std::string& said, int rank, const Meeting& meeting) {
+/// Takes the first word off.
+std::string take_word(std::string& said) {
   const std::size_t space = said.find(' ');
-  const std::string world_size = said.substr(0, space);
+  const std::string word = said.substr(0, space);
+  said.erase(0, space == std::string::npos ? space : space + 1);
+  return word;
+}
+
+/// What a rank said, without the protocol and the world size before it. Throws UsageError where it has others.
+std::string value_of(std::string said, int rank, const Meeting& meeting) {
+  check_protocol(meeting, rank, take_word(said));
+  const std::string world_size = take_word(said);
   LS_REQUIRE(world_size == std::to_string(meeting.world_size), "rank ", meeting.rank, " group ", meeting.group,
              ": this rank was told a world size of ", meeting.world_size, ", rank ", rank, " one of ", world_size,
              "; start all ranks with one launcher");
-  return said.substr(space + 1);
+  return said;
 }
 
 /// One exchange, seen by one rank. The table's place holds "+" and the table, or "-" and the rank that gave up first:
@@ -62,7 +70,7 @@ class Exchange {
       : store_(store), meeting_(meeting), key_(std::move(key)), place_(key_ + "/all") {}
 
   std::vector<std::string> run(std::string_view value) {
-    store_.set(key_of(key_, meeting_.rank), base::cat(meeting_.world_size, ' ', value));
+    store_.set(key_of(key_, meeting_.rank), base::cat(kProtocol, ' ', meeting_.world_size, ' ', value));
     if (meeting_.rank != 0) {
       // Before the table, for which rank 0 would wait as long as it thinks that somebody is missing.
       value_of(get(key_of(key_, 0)), 0, meeting_);
@@ -123,6 +131,11 @@ class Exchange {
 };
 
 }  // namespace
+
+void check_protocol(const Meeting& meeting, int peer, std::string_view theirs) {
+  LS_REQUIRE(theirs == kProtocol, "rank ", meeting.rank, " group ", meeting.group, ": this rank speaks protocol ",
+             kProtocol, ", rank ", peer, " speaks '", theirs, "'; run the same build of Lockstep on all hosts");
+}
 
 void Naps::nap() {
   InFlightList& in_flight = InFlightList::of_this_thread();

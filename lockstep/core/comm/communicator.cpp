@@ -215,6 +215,8 @@ void Communicator::fail() {
     first_cause_ = error.what();
     // Where the failure is this rank's alone (memory, say), peers must not wait for it.
     backend_->abort(first_cause_);
+    // The caller's buffers are the caller's again.
+    backend_->close();
     if (!options_.dump_directory.empty())
       recorder_->dump(options_.dump_directory, options_.name, *backend_, first_cause_);
     throw;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
 
 #include "lockstep/core/backend/gloo/links.h"
 #include "lockstep/core/base/check.h"
@@ -17,6 +18,8 @@ using wire::TransferState;
 
 /// Nobody is told when the connection closes under a message that moves: who waits looks again after so long.
 constexpr std::chrono::milliseconds kLookAgain{10};
+/// For the last bytes to be acknowledged.
+constexpr std::chrono::milliseconds kFarewell{2000};
 
 class GlooTransfer final : public Transfer {
  public:
@@ -64,7 +67,7 @@ class GlooTransport final : public wire::Transport {
       : rank_(meeting.rank),
         world_size_(meeting.world_size),
         links_(std::make_shared<Links>(store, meeting, options)) {}
-  ~GlooTransport() override { links_->close(); }
+  ~GlooTransport() override { close(kFarewell); }
 
   std::string_view name() const noexcept override { return "gloo"; }
   int rank() const noexcept override { return rank_; }
@@ -86,10 +89,15 @@ class GlooTransport final : public wire::Transport {
     return connection == nullptr ? base::cat("rank ", peer, " is no peer") : connection->why_closed();
   }
   bool any_thread() const noexcept override { return true; }
+  void close(Duration patience) noexcept override {
+    const std::lock_guard lock(mutex_);
+    links_->close(patience);
+  }
 
  private:
   std::unique_ptr<Transfer> begin(int peer, int channel, void* data, std::size_t nbytes, bool sending) noexcept {
     std::unique_ptr<Buffer> buffer;
+    const std::lock_guard lock(mutex_);
     if (!gone(peer)) {
       buffer = std::make_unique<Buffer>(links_->context(), data, nbytes);
       const auto slot = static_cast<std::uint64_t>(channel);
@@ -109,6 +117,7 @@ class GlooTransport final : public wire::Transport {
   int rank_;
   int world_size_;
   std::shared_ptr<Links> links_;
+  std::mutex mutex_;  ///< a send from another thread, or the end
 };
 
 }  // namespace

@@ -15,8 +15,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-/// For the last bytes to be acknowledged.
-constexpr milliseconds kDrain{2000};
 /// For libgloo's thread to close what was shut down; what it has not closed by then is closed here, in 10 ms each.
 constexpr milliseconds kShutDown{100};
 
@@ -36,7 +34,7 @@ std::vector<int> peers_of(const Meeting& meeting, const GlooOptions& options) {
 }
 
 template <typename Done>
-void wait_briefly(milliseconds at_most, Done done) {
+void wait_briefly(Duration at_most, Done done) {
   const Deadline deadline = Deadline::after(at_most);
   std::chrono::microseconds nap{10};
   while (!done() && !deadline.passed()) {
@@ -75,13 +73,13 @@ void Links::keep(std::unique_ptr<Buffer> buffer) {
   kept_.push_back(std::move(buffer));
 }
 
-void Links::close() noexcept {
+void Links::close(Duration patience) noexcept {
   std::vector<Connection*> open;
   for (Connection* const connection : connections_) {
     if (connection != nullptr && !connection->closed()) open.push_back(connection);
   }
   // A connection that is closed with something unread is reset, and then what is not yet acknowledged is lost.
-  wait_briefly(kDrain, [&] {
+  wait_briefly(patience, [&] {
     return std::all_of(open.begin(), open.end(), [](Connection* connection) { return connection->drained(); });
   });
   for (Connection* const connection : open) connection->shut_down();

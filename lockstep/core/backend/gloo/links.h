@@ -20,7 +20,7 @@ class Links {
  public:
   /// Connects and greets; see make_gloo_transport.
   Links(Store& store, const Meeting& meeting, const GlooOptions& options);
-  ~Links() { close(); }
+  ~Links() { close(Duration::zero()); }
   Links(const Links&) = delete;
   Links& operator=(const Links&) = delete;
 
@@ -33,8 +33,8 @@ class Links {
 
   /// Owns a message that nobody waits for any more.
   void keep(std::unique_ptr<Buffer> buffer);
-  /// Waits until what was sent is acknowledged (2 s at most), then ends all connections.
-  void close() noexcept;
+  /// Waits until what was sent is acknowledged, at most so long, then ends all connections.
+  void close(Duration patience) noexcept;
 
  private:
   std::shared_ptr<tcp::Context> context_;  // Owns the connections and the device.

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "lockstep/core/backend/in_flight.h"
+#include "lockstep/core/backend/meeting.h"
 #include "lockstep/core/backend/wire/transport.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/host.h"
@@ -121,7 +122,7 @@ class Connecting {
 }  // namespace
 
 std::string Whereabouts::text() const {
-  std::string text = base::cat(boot_id, ' ', host, ' ', address);
+  std::string text = base::cat(protocol, ' ', boot_id, ' ', host, ' ', address);
   for (const int port : ports) text += base::cat(' ', port);
   return text;
 }
@@ -129,6 +130,8 @@ std::string Whereabouts::text() const {
 Whereabouts Whereabouts::parse(const std::string& text) {
   std::istringstream in(text);
   Whereabouts parsed;
+  in >> parsed.protocol;
+  if (parsed.protocol != kProtocol) return parsed;
   in >> parsed.boot_id >> parsed.host >> parsed.address;
   LS_REQUIRE(!in.fail(), "malformed address of a rank in the store: '", text, "'");
   for (int port = 0; in >> port;) parsed.ports.push_back(port);
@@ -156,7 +159,7 @@ void MeetingPoint::meet(const std::string& address, const std::vector<Connection
 }
 
 void MeetingPoint::publish(const std::string& address, const std::vector<Connection*>& connections) {
-  mine_ = {base::boot_id(), base::host_name(), address, {}};
+  mine_ = {std::string(kProtocol), base::boot_id(), base::host_name(), address, {}};
   for (Connection* const connection : connections) {
     mine_.ports.push_back(
         connection == nullptr ? 0 : port_of(dynamic_cast<const tcp::Address&>(connection->address()).getSockaddr()));
@@ -199,6 +202,7 @@ void MeetingPoint::read() {
 
 void MeetingPoint::check(int peer) const {
   const Whereabouts& theirs = theirs_.at(peer);
+  check_protocol(meeting_, peer, theirs.protocol);
   const auto rank = static_cast<std::size_t>(meeting_.rank);
   LS_REQUIRE(static_cast<int>(theirs.ports.size()) == meeting_.world_size, who(), "this rank was told a world size of ",
              meeting_.world_size, ", rank ", peer, " one of ", theirs.ports.size(),

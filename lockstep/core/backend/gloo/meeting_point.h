@@ -16,6 +16,7 @@ namespace lockstep::gloo_tcp {
 
 /// Where a rank can be reached, as it says so in the store: one line of text.
 struct Whereabouts {
+  std::string protocol;  ///< kProtocol of the rank's build; where it is another one, nothing else is known
   std::string boot_id;
   std::string host;
   std::string address;     ///< numeric

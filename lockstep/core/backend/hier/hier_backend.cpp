@@ -50,6 +50,7 @@ class HierBackend final : public Backend {
 
   int look_after(std::span<const int> ranks) override { return runner_->look_after(ranks); }
   void abort(std::string_view cause) noexcept override { runner_->abort(cause); }
+  void close() noexcept override { runner_->close(); }
   PeerState last_seen(int rank) const override { return runner_->last_seen(rank); }
 
   std::vector<PathEstimate> explain(const Collective& collective, bool backend_memory) const override {
@@ -97,6 +98,8 @@ std::unique_ptr<Backend> make_hier_backend(Store& store, const Meeting& meeting,
   std::vector<int> all(static_cast<std::size_t>(meeting.world_size));
   std::iota(all.begin(), all.end(), 0);
   backends.transport = wire::make_view(transport, all, 2);
+  backends.failure = std::make_unique<wire::FailureBox>(*backends.transport);
+  backends.calls = std::make_unique<hier::Calls>(*backends.transport);
   backends.flat = wire::make_wire_backend(wire::make_view(transport, all, 0), meeting.group, meeting.deadline);
   if (topology.is_carrier()) {
     const int carrier = topology.local_rank();

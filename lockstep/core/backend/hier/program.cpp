@@ -283,8 +283,11 @@ class Builder {
     add_barrier(Engine::kInner, after);
   }
 
-  /// gather, scatter, all_to_all: every byte has one destination, and goes there.
+  /// gather, scatter, all_to_all: every byte has one destination, and goes there. A rank that calls something else is
+  /// in other engines, and waits there: so nobody may be left out of those.
   void flat() {
+    add_barrier(Engine::kInner, -1);
+    if (topology_.is_carrier()) add_barrier(Engine::kCross, -1);
     add({Engine::kFlat,
          call_.kind,
          call_.op,

@@ -43,7 +43,11 @@ Runner::Runner(Backends backends, Topology topology, std::string group)
       topology_(std::move(topology)),
       in_order_(numbered_by_host(topology_)),
       group_(std::move(group)),
-      failure_(*backends_.transport) {}
+      failure_(*backends_.failure),
+      calls_(*backends_.calls) {}
+
+// Before anything goes that a peer may still be sending to.
+Runner::~Runner() { backends_.transport->close(std::chrono::seconds(2)); }
 
 Backend* Runner::backend(Engine engine) const noexcept {
   switch (engine) {
@@ -59,12 +63,14 @@ Backend* Runner::backend(Engine engine) const noexcept {
 
 void Runner::start(const Collective& collective, Deadline deadline) {
   const Turn turn(entered_);
-  if (failure_.poll()) throw_failure(failure_.failure(), topology_.rank, doing());
+  const std::uint64_t origin = calls_.add(collective);
+  if (failure_.poll()) throw_failed();
   if (operations_.size() >= kCapacity) {
     wait_until([this] { return operations_.size() < kCapacity; }, deadline, [&] { time_out(deadline); });
   }
   auto operation = std::make_unique<Operation>();
   operation->collective = collective;
+  operation->origin = origin;
   operation->extent = extent_of(collective, topology_.rank, topology_.world_size);
   operation->offsets = offsets_of(collective.counts);
   if (collective.kind == OpKind::kAllToAll && !collective.counts.empty()) {
@@ -182,7 +188,8 @@ Collective Runner::call_of(const Operation& operation, const Step& step) const {
   call.input = at(step.input);
   call.output = at(step.output);
   call.label = whole.label;
-  if (whole.kind == OpKind::kAllToAll && !operation.offsets.empty()) {
+  call.origin = operation.origin;
+  if (step.kind == OpKind::kAllToAll && !operation.offsets.empty()) {
     const auto world = static_cast<std::size_t>(topology_.world_size);
     const std::span<const std::size_t> lists = operation.offsets;
     call.counts = lists.first(world);
@@ -298,8 +305,10 @@ bool Runner::progress_from_elsewhere() noexcept {
   bool more = user_ == std::this_thread::get_id();
   if (more) {
     try {
-      progress();
-      more = !idle() && !failure_.poll();
+      // Once it has failed its buffers are the caller's again.
+      more = !failure_.poll();
+      if (more) progress();
+      more = more && !idle();
     } catch (...) {
       more = false;  // The group's failure is kept, and its next call will say so.
     }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lockstep/core/backend/buffers.h"
+#include "lockstep/core/backend/hier/calls.h"
 #include "lockstep/core/backend/hier/program.h"
 #include "lockstep/core/backend/in_flight.h"
 #include "lockstep/core/backend/wire/links.h"
@@ -25,8 +26,11 @@ struct Backends {
   std::unique_ptr<Backend> inner;
   std::unique_ptr<Backend> cross;  ///< null where this rank is no carrier
   std::unique_ptr<Backend> flat;
-  /// Over all ranks: where the first failure is told.
+  /// Over all ranks: where the first failure is told, and what was called. Both listen before the last meeting of the
+  /// ranks, so that nobody can fail before another hears of it.
   std::shared_ptr<wire::Transport> transport;
+  std::unique_ptr<wire::FailureBox> failure;
+  std::unique_ptr<Calls> calls;
 };
 
 /// Thread safety: one thread at a time, but for progress_from_elsewhere() and abort(). Failure: the group's, as typed
@@ -34,6 +38,7 @@ struct Backends {
 class Runner final : public InFlight, public std::enable_shared_from_this<Runner> {
  public:
   Runner(Backends backends, Topology topology, std::string group);
+  ~Runner() override;
 
   const Topology& topology() const noexcept { return topology_; }
   bool any_thread() const noexcept { return backends_.transport->any_thread(); }
@@ -48,6 +53,7 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   BackendMemory allocate(const Collective& collective, Deadline deadline);
   int look_after(std::span<const int> ranks);
   void abort(std::string_view cause) noexcept;
+  void close() noexcept { backends_.transport->close(wire::kFarewell); }
   PeerState last_seen(int rank) const;
 
   bool progress_from_elsewhere() noexcept override;
@@ -59,7 +65,8 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   struct Operation {
     Collective collective;  ///< as the caller gave it
     Extent extent;
-    std::uint64_t after = 0;  ///< may begin once this operation is finished here
+    std::uint64_t origin = 0;  ///< what its steps carry
+    std::uint64_t after = 0;   ///< may begin once this operation is finished here
     bool begun = false;
     Program program;
     const std::byte* input = nullptr;  ///< the caller's, or its parts in the order of hosts
@@ -105,8 +112,17 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
     }
   }
   [[noreturn]] void fail(Engine engine, const Error& error);
+  /// The group has failed: ends what moves, and throws what the failure is on this rank.
+  [[noreturn]] void throw_failed();
   int rank_in_group(Engine engine, int rank) const;
   void end_all(std::string_view cause) noexcept;
+  /// The engine in which the oldest operation waits for others, and over how many of them one that is missing would be
+  /// waited for; kHere: none.
+  struct Suspect {
+    Engine engine = Engine::kHere;
+    int hops = 0;
+  };
+  Suspect suspect() const;
   /// `time_out` throws, or returns where it came at the last moment.
   void wait_until(const std::function<bool()>& reached, const Deadline& deadline,
                   const std::function<void()>& time_out);
@@ -116,7 +132,8 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   Topology topology_;
   Topology in_order_;  ///< the same ranks numbered host by host
   std::string group_;
-  wire::FailureBox failure_;
+  wire::FailureBox& failure_;
+  Calls& calls_;
   std::deque<std::unique_ptr<Operation>> operations_;
   std::array<std::deque<InEngine>, kEngineCount> in_engine_;
   std::array<std::uint64_t, kEngineCount> sequence_{};

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <optional>
 #include <thread>
 
 #include "lockstep/core/backend/hier/runner.h"
@@ -17,6 +18,7 @@ constexpr std::uint64_t kYields = 200;  ///< shared memory hands over in less
 constexpr auto kNap = std::chrono::microseconds(50);
 constexpr auto kPeerCheck = std::chrono::milliseconds(20);
 constexpr auto kGrace = std::chrono::milliseconds(300);  ///< for the cause to arrive after its effect
+constexpr auto kHop = std::chrono::milliseconds(100);    ///< a rank that waits for one that waits, for each of them
 
 }  // namespace
 
@@ -50,19 +52,25 @@ void Runner::fail(Engine engine, const Error& error) {
     while (!failure_.poll() && !grace.passed()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     report(FailureKind::kAborted, -1);
   }
-  end_all(error.what());
   failure_.poll();
-  throw_failure(failure_.failure(), topology_.rank, doing());
+  throw_failed();
+}
+
+void Runner::throw_failed() {
+  const Failure& failure = failure_.failure();
+  end_all(failure.text);
+  if (failure.kind == FailureKind::kMismatch) {
+    const std::string& both = calls_.disagreement(failure.sequence, kGrace);
+    if (!both.empty()) throw MismatchError(base::cat("the ranks of group ", group_, " disagree: ", both));
+  }
+  throw_failure(failure, topology_.rank, doing());
 }
 
 bool Runner::test(std::uint64_t sequence) {
   const Turn turn(entered_);
   progress();
   if (finished(sequence)) return true;
-  if (failure_.poll()) {
-    end_all(failure_.failure().text);
-    throw_failure(failure_.failure(), topology_.rank, doing());
-  }
+  if (failure_.poll()) throw_failed();
   return false;
 }
 
@@ -74,6 +82,7 @@ void Runner::wait(std::uint64_t sequence, Deadline deadline) {
 void Runner::wait_until(const std::function<bool()>& reached, const Deadline& deadline,
                         const std::function<void()>& time_out) {
   InFlightList& list = InFlightList::of_this_thread();
+  std::optional<Deadline> patience;
   for (std::uint64_t polls = 0; !reached(); ++polls) {
     if (progress()) {
       polls = 0;
@@ -87,27 +96,42 @@ void Runner::wait_until(const std::function<bool()>& reached, const Deadline& de
     if (failure_.poll()) {
       progress();
       if (reached()) return;
-      end_all(failure_.failure().text);
-      throw_failure(failure_.failure(), topology_.rank, doing());
+      throw_failed();
     }
-    if (deadline.passed()) time_out();
+    if (!patience && deadline.passed()) patience = Deadline::after(suspect().hops * kHop);
+    if (patience && patience->passed()) time_out();
     std::this_thread::sleep_for(kNap);
   }
 }
 
-void Runner::time_out(const Deadline& deadline) {
-  // The engine that the oldest operation waits in knows for whom.
-  for (const Engine engine : {Engine::kInner, Engine::kCross, Engine::kFlat}) {
+// Where a rank is missing, all wait: those on its host for it, other hosts for that host's carriers, and ranks that
+// carry nothing for their own. Only the first know whom to name, so the others give them time to.
+Runner::Suspect Runner::suspect() const {
+  if (operations_.empty()) return {};
+  const auto oldest = [this](Engine engine) -> const Step* {
     const auto& begun = in_engine_[static_cast<std::size_t>(engine)];
-    if (begun.empty() || begun.front().operation != operations_.front().get()) continue;
-    guarded(engine, [&] { backend(engine)->wait(begun.front().sequence, Deadline::after(Duration::zero())); });
+    if (begun.empty() || begun.front().operation != operations_.front().get()) return nullptr;
+    return &begun.front().operation->program.steps[begun.front().step];
+  };
+  const Step* const inner = oldest(Engine::kInner);
+  if (inner != nullptr && inner->after[0] < 0) return {Engine::kInner, 0};
+  for (const Engine engine : {Engine::kCross, Engine::kFlat}) {
+    if (oldest(engine) != nullptr) return {engine, 1};
+  }
+  return inner != nullptr ? Suspect{Engine::kInner, 2} : Suspect{};
+}
+
+void Runner::time_out(const Deadline& deadline) {
+  const Suspect suspected = suspect();
+  if (suspected.engine != Engine::kHere) {
+    const std::uint64_t sequence = in_engine_[static_cast<std::size_t>(suspected.engine)].front().sequence;
+    guarded(suspected.engine, [&] { backend(suspected.engine)->wait(sequence, deadline); });
     return;  // It came at the last moment.
   }
   const std::string text =
       base::cat(doing(), " timed out after ", seconds(deadline.timeout()), " s; a longer deadline: LOCKSTEP_TIMEOUT");
   failure_.report(FailureKind::kTimeout, -1, finished_ + 1, text);
-  end_all(text);
-  throw_failure(failure_.failure(), topology_.rank, doing());
+  throw_failed();
 }
 
 // ---- messages: over the network, wherever the peer is ----
@@ -131,9 +155,15 @@ bool Runner::test_message(std::uint64_t id, int& source) {
 int Runner::wait_message(std::uint64_t id, Deadline deadline) {
   const Turn turn(entered_);
   int source = -1;
-  const auto arrived = [&] { return guarded(Engine::kFlat, [&] { return backends_.flat->test_message(id, source); }); };
+  const auto arrived = [&] {
+    int told = -1;  // Once: not again where the last look before the deadline has heard it.
+    const bool done = guarded(Engine::kFlat, [&] { return backends_.flat->test_message(id, told); });
+    if (told >= 0) source = told;
+    return done;
+  };
   wait_until(arrived, deadline, [&] {
-    guarded(Engine::kFlat, [&] { backends_.flat->wait_message(id, Deadline::after(Duration::zero())); });
+    // The deadline has passed: this names who is missing, or finds that the message came at the last moment.
+    source = guarded(Engine::kFlat, [&] { return backends_.flat->wait_message(id, deadline); });
   });
   if (messages_in_flight_ > 0) --messages_in_flight_;
   return source;
@@ -154,7 +184,7 @@ BackendMemory Runner::allocate(const Collective& collective, Deadline deadline) 
 int Runner::look_after(std::span<const int> ranks) {
   const Turn turn(entered_);
   progress();
-  if (failure_.poll()) throw_failure(failure_.failure(), topology_.rank, doing());
+  if (failure_.poll()) throw_failed();
   const auto now = Clock::now();
   if (now - last_check_ < kPeerCheck) return -1;
   last_check_ = now;

@@ -4,10 +4,13 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -58,39 +61,66 @@ class Bytes {
   MPI_Datatype made_ = MPI_DATATYPE_NULL;
 };
 
-/// Transfers that went before they were complete.
+class MpiTransfer;
+
+/// Transfers that went before they were complete, and those that are there.
 class Orphans {
  public:
+  void enter(MpiTransfer* transfer) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    live_.insert(transfer);
+  }
+  void leave(MpiTransfer* transfer) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    live_.erase(transfer);
+  }
+  std::set<MpiTransfer*> live() {
+    const std::lock_guard<std::mutex> guard(lock_);
+    return live_;
+  }
   void add(MPI_Request request, bool receives) {
     const std::lock_guard<std::mutex> guard(lock_);
     if (receives) MPI_Cancel(&request);
     (receives ? requests_.receives : requests_.sends).push_back(request);
     requests_.done();
   }
+  /// Waits so long at most.
+  void wait(Duration patience) {
+    const Clock::time_point end = Clock::now() + patience;
+    while (!requests_.done() && Clock::now() < end) std::this_thread::sleep_for(kNap);
+  }
   /// Waits kDrain at most; returns what is still moving then.
   Requests drain() {
-    const Clock::time_point end = Clock::now() + kDrain;
-    while (!requests_.done() && Clock::now() < end) std::this_thread::sleep_for(kNap);
+    wait(kDrain);
     return std::move(requests_);
   }
 
  private:
   std::mutex lock_;
   Requests requests_;
+  std::set<MpiTransfer*> live_;
 };
 
 class MpiTransfer final : public wire::Transfer {
  public:
-  MpiTransfer(Orphans& orphans, bool receives) : orphans_(orphans), receives_(receives) {}
+  MpiTransfer(Orphans& orphans, bool receives) : orphans_(orphans), receives_(receives) { orphans_.enter(this); }
   ~MpiTransfer() override {
-    if (state_ != TransferState::kMoving || MpiProcess::get().finalised()) return;
-    const auto alone = MpiProcess::get().calls();
-    orphans_.add(request_, receives_);
+    give_up();
+    orphans_.leave(this);
   }
   MpiTransfer(const MpiTransfer&) = delete;
   MpiTransfer& operator=(const MpiTransfer&) = delete;
 
+  /// Takes a receive back, and leaves a send to MPI. What is complete by now stays so.
+  void give_up() noexcept {
+    if (state() != TransferState::kMoving || MpiProcess::get().finalised()) return;
+    const auto alone = MpiProcess::get().calls();
+    orphans_.add(request_, receives_);
+    state_ = TransferState::kBroken;
+  }
+
   MPI_Request* request() noexcept { return &request_; }
+  void refuse() noexcept { state_ = TransferState::kBroken; }
   void begun(int code) noexcept {
     if (code != MPI_SUCCESS) state_ = TransferState::kBroken;
   }
@@ -149,12 +179,22 @@ class MpiTransport final : public wire::Transport {
   MpiTransport(const MpiTransport&) = delete;
   MpiTransport& operator=(const MpiTransport&) = delete;
 
+  void close(Duration patience) noexcept override {
+    if (closed_.exchange(true) || MpiProcess::get().finalised()) return;
+    for (MpiTransfer* const transfer : orphans_.live()) transfer->give_up();
+    orphans_.wait(patience);
+  }
+
   std::string_view name() const noexcept override { return "mpi"; }
   int rank() const noexcept override { return rank_; }
   int world_size() const noexcept override { return world_size_; }
 
   std::unique_ptr<wire::Transfer> send(int peer, int channel, const void* data, std::size_t nbytes) noexcept override {
     auto transfer = std::make_unique<MpiTransfer>(orphans_, false);
+    if (closed_) {
+      transfer->refuse();
+      return transfer;
+    }
     const auto alone = MpiProcess::get().calls();
     const Bytes bytes(nbytes);
     transfer->begun(MPI_Isend(data, bytes.count(), bytes.type(), peer, channel, communicator_, transfer->request()));
@@ -162,6 +202,10 @@ class MpiTransport final : public wire::Transport {
   }
   std::unique_ptr<wire::Transfer> recv(int peer, int channel, void* data, std::size_t capacity) noexcept override {
     auto transfer = std::make_unique<MpiTransfer>(orphans_, true);
+    if (closed_) {
+      transfer->refuse();
+      return transfer;
+    }
     const auto alone = MpiProcess::get().calls();
     const Bytes bytes(capacity);
     transfer->begun(MPI_Irecv(data, bytes.count(), bytes.type(), peer, channel, communicator_, transfer->request()));
@@ -189,6 +233,7 @@ class MpiTransport final : public wire::Transport {
   int rank_ = 0;
   int world_size_ = 1;
   Orphans orphans_;
+  std::atomic<bool> closed_{false};
 };
 
 class MpiOpening final : public Opening {

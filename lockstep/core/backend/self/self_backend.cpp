@@ -91,6 +91,7 @@ class SelfBackend final : public Backend {
     if (!aborted_) cause_ = cause;
     aborted_ = true;
   }
+  void close() noexcept override {}
   PeerState last_seen(int) const override { return {}; }
   std::vector<PathEstimate> explain(const Collective&, bool) const override { return {}; }
 

@@ -111,8 +111,10 @@ bool Engine::progress_from_elsewhere() noexcept {
   bool more = user_ == std::this_thread::get_id();
   if (more) {
     try {
-      progress();
-      more = !idle() && !has_failed(segment_);
+      // Once it has failed its buffers are the caller's again.
+      more = !has_failed(segment_);
+      if (more) progress();
+      more = more && !idle();
     } catch (...) {
       more = false;  // The segment knows, and so will this group's next call.
     }
@@ -153,7 +155,7 @@ bool Engine::try_post() {
   arrival.count = only_known_here(current.collective) ? 0 : current.collective.count;
   arrival.released = finish_.tick;
   arrival.factor = current.collective.factor;
-  arrival.signature.store(current.signature | (index & 0xffff) << 48, std::memory_order_relaxed);
+  arrival.signature.store(current.signature + (index << 48), std::memory_order_relaxed);
   arrival.sequence.store(static_cast<std::uint32_t>(post_.sequence), std::memory_order_relaxed);
   arrival.time_ms.store(coarse_ms(), std::memory_order_relaxed);
   arrival.stamp.store(post_.tick + 1, std::memory_order_release);

@@ -193,7 +193,7 @@ std::uint64_t signature_of(const Collective& collective, Path path, std::uint64_
   }
   return static_cast<std::uint64_t>(collective.kind) | static_cast<std::uint64_t>(collective.dtype) << 8 |
          static_cast<std::uint64_t>(collective.op) << 16 | static_cast<std::uint64_t>(path) << 24 |
-         (root & 0xffff) << 32 | (index & 0xffff) << 48;
+         (root & 0xffff) << 32 | ((index + collective.origin) & 0xffff) << 48;
 }
 
 Path path_of(std::uint64_t signature) noexcept { return static_cast<Path>(signature >> 24 & 0xff); }

@@ -55,6 +55,9 @@ class ShmBackend final : public Backend {
     shm::report_failure(segment_, FailureKind::kAborted, -1, 0, cause);
   }
 
+  // Buffers of the caller's are touched by calls of its own only, and there are no more.
+  void close() noexcept override {}
+
   PeerState last_seen(int rank) const override { return engine_->last_seen(rank); }
 
   std::vector<PathEstimate> explain(const Collective& collective, bool backend_memory) const override {

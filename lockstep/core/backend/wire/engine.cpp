@@ -45,6 +45,9 @@ Engine::Engine(std::shared_ptr<Transport> transport, std::string group)
   }
 }
 
+// Before anything goes that a peer may still be sending to.
+Engine::~Engine() { transport_->close(std::chrono::seconds(2)); }
+
 void Engine::measure(Deadline deadline) {
   constexpr int kRounds = 4;  // The first waits for the slowest to form the group.
   double least_us = 1e9;
@@ -343,8 +346,10 @@ bool Engine::progress_from_elsewhere() noexcept {
   bool more = user_ == std::this_thread::get_id();
   if (more) {
     try {
-      progress();
-      more = !idle() && !failure_.poll();
+      // Once it has failed its buffers are the caller's again.
+      more = !failure_.poll();
+      if (more) progress();
+      more = more && !idle();
     } catch (...) {
       more = false;  // The group's failure is kept, and its next call will say so.
     }

@@ -24,6 +24,7 @@ namespace lockstep::wire {
 class Engine final : public InFlight, public std::enable_shared_from_this<Engine> {
  public:
   Engine(std::shared_ptr<Transport> transport, std::string group);
+  ~Engine() override;
 
   Transport& transport() noexcept { return *transport_; }
   const Constants& constants() const noexcept { return constants_; }

@@ -56,11 +56,8 @@ void Engine::check_agreement(const Operation& operation, int peer, const Header&
   const Collective& mine = operation.collective;
   const auto at = static_cast<std::size_t>(peer);
   if (!agree(operation.header, theirs)) {
-    std::string text = base::cat("the ranks of group ", group_, " disagree: rank ", rank_, " calls ", describe(mine),
-                                 ", rank ", peer, " calls ", describe(call_of(theirs)));
-    if (theirs.unequal != 0) text += " in unequal parts";
-    if (theirs.parts != operation.header.parts) text += "; all ranks must pass the same counts";
-    throw MismatchError(text);
+    throw MismatchError(base::cat("the ranks of group ", group_,
+                                  " disagree: ", disagreement(operation.header, describe(mine), rank_, theirs, peer)));
   }
   if (mine.kind != OpKind::kAllToAll || operation.recv_offsets.empty()) return;
   const std::size_t expected = operation.recv_offsets[at + 1] - operation.recv_offsets[at];

@@ -123,8 +123,9 @@ bool Engine::blocks(const Goal& goal, int peer) const {
   };
   if (flights_.empty()) return false;
   const Flight& oldest = flights_.front();
-  return is_missing(oldest.first_recvs) || is_missing(oldest.first_sends) || is_missing(oldest.second_recvs) ||
-         is_missing(oldest.second_sends);
+  // Who has not all of the first exchange yet sends nothing in the second: that is no fault of its own.
+  if (!oldest.combined) return is_missing(oldest.first_recvs) || is_missing(oldest.first_sends);
+  return is_missing(oldest.second_recvs) || is_missing(oldest.second_sends);
 }
 
 int Engine::blocking_rank(const Goal& goal) const {

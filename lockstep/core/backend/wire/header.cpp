@@ -2,7 +2,17 @@
 
 #include <tuple>
 
+#include "lockstep/core/base/check.h"
+
 namespace lockstep::wire {
+namespace {
+
+auto what_ranks_share(const Header& header) noexcept {
+  return std::make_tuple(header.sequence, header.count, header.parts, header.root, header.kind, header.dtype, header.op,
+                         header.unequal, header.origin);
+}
+
+}  // namespace
 
 Header header_of(const Collective& collective) {
   Header header;
@@ -13,6 +23,7 @@ Header header_of(const Collective& collective) {
   header.dtype = static_cast<std::uint8_t>(collective.dtype);
   header.op = static_cast<std::uint8_t>(collective.op);
   header.unequal = collective.counts.empty() ? 0 : 1;
+  header.origin = collective.origin;
   if (collective.kind == OpKind::kAllToAll && header.unequal != 0) {
     header.count = 0;  // Each rank's own.
   } else {
@@ -23,11 +34,16 @@ Header header_of(const Collective& collective) {
 }
 
 bool agree(const Header& mine, const Header& theirs) noexcept {
-  const auto what = [](const Header& header) {
-    return std::make_tuple(header.sequence, header.count, header.parts, header.root, header.kind, header.dtype,
-                           header.op, header.unequal);
+  return what_ranks_share(mine) == what_ranks_share(theirs);
+}
+
+std::uint64_t digest_of(const Header& header) noexcept {
+  std::uint64_t digest = 0;
+  const auto add = [&digest](auto... values) {
+    ((digest = (digest ^ static_cast<std::uint64_t>(values)) * 0x9E3779B97F4A7C15ULL, digest ^= digest >> 29), ...);
   };
-  return what(mine) == what(theirs);
+  std::apply(add, what_ranks_share(header));
+  return digest;
 }
 
 Collective call_of(const Header& header) {
@@ -39,6 +55,13 @@ Collective call_of(const Header& header) {
   collective.count = header.count;
   collective.sequence = header.sequence;
   return collective;
+}
+
+std::string disagreement(const Header& mine, const std::string& call, int rank, const Header& theirs, int peer) {
+  std::string text = base::cat("rank ", rank, " calls ", call, ", rank ", peer, " calls ", describe(call_of(theirs)));
+  if (theirs.unequal != 0) text += " in unequal parts";
+  if (theirs.parts != mine.parts) text += "; all ranks must pass the same counts";
+  return text;
 }
 
 }  // namespace lockstep::wire

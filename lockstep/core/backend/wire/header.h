@@ -2,6 +2,7 @@
 // What ranks say to each other before and beside the data: fixed-size values, so that no rank waits for a size.
 
 #include <cstdint>
+#include <string>
 
 #include "lockstep/core/backend/backend.h"
 #include "lockstep/core/backend/wire/plan.h"
@@ -30,7 +31,7 @@ struct Header {
   std::uint8_t dtype = 0;
   std::uint8_t op = 0;
   std::uint8_t unequal = 0;
-  std::uint64_t unused = 0;
+  std::uint64_t origin = 0;  ///< as in Collective
 };
 static_assert(sizeof(Header) == 64);
 
@@ -38,8 +39,13 @@ static_assert(sizeof(Header) == 64);
 Header header_of(const Collective& collective);
 /// True where both call the same.
 bool agree(const Header& mine, const Header& theirs) noexcept;
+/// Of what agree() compares: equal where they agree, and hardly ever elsewhere.
+std::uint64_t digest_of(const Header& header) noexcept;
 /// The call that it speaks of, for describe(); unequal parts are not known.
 Collective call_of(const Header& header);
+
+/// "rank 0 calls .., rank 2 calls ..": for a MismatchError. `call` describes `mine`.
+std::string disagreement(const Header& mine, const std::string& call, int rank, const Header& theirs, int peer);
 
 /// A message, before its bytes: beside it where they are at most kInlineBytes, else on a channel of their own.
 struct MessageHeader {

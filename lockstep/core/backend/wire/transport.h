@@ -3,6 +3,7 @@
 // sends what to whom, agreement, deadlines, reductions) is decided once, above it. Internal: never included from a
 // public header.
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -12,13 +13,16 @@
 
 namespace lockstep::wire {
 
+/// How long a group that has failed waits until what it says of it is delivered.
+inline constexpr std::chrono::milliseconds kFarewell{500};
+
 enum class TransferState {
   kMoving,
   kComplete,  ///< sent: the buffer may be changed; received: it holds the bytes
   kBroken,    ///< it will never complete: the peer is gone
 };
 
-/// One send or receive in flight. Its buffer stays until it is complete, or the transport is destroyed.
+/// One send or receive in flight. Its buffer stays until it is complete, or the transport is closed or destroyed.
 ///
 /// Thread safety: one thread at a time. Nothing throws: an engine may live in a module of its own.
 class Transfer {
@@ -59,6 +63,10 @@ class Transport {
   /// What the engine says of a peer that is gone: "Connection closed by peer [10.9.0.2]:4711". Empty: nothing.
   virtual std::string why_gone(int peer) = 0;
   virtual bool any_thread() const noexcept = 0;
+
+  /// Ends every connection, for good and for all views of it. What was sent is delivered where the peer takes it within
+  /// `patience`. Afterwards no transfer touches its memory, which may go; those that were moving are kBroken.
+  virtual void close(Duration patience) noexcept = 0;
 };
 
 }  // namespace lockstep::wire

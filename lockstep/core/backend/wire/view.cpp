@@ -30,6 +30,7 @@ class ViewTransport final : public Transport {
   bool gone(int peer) noexcept override { return transport_->gone(member(peer)); }
   std::string why_gone(int peer) override { return transport_->why_gone(member(peer)); }
   bool any_thread() const noexcept override { return transport_->any_thread(); }
+  void close(Duration patience) noexcept override { transport_->close(patience); }
 
  private:
   int member(int peer) const noexcept { return members_[static_cast<std::size_t>(peer)]; }

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "lockstep/core/backend/meeting.h"
 #include "lockstep/core/base/error.h"
 #include "lockstep/core/base/host.h"
 #include "tests/unit/core/backend/gloo/gloo_testing.h"
@@ -121,7 +122,7 @@ TEST(GlooMeeting, WhoWaitsElsewhereMayEndTheWait) {
 
 /// What rank 1 would say of itself, had it been here.
 std::string said_by_rank_1(const std::string& boot_id, int port) {
-  return boot_id + " elsewhere 127.0.0.1 " + std::to_string(port) + " 0";
+  return std::string(kProtocol) + " " + boot_id + " elsewhere 127.0.0.1 " + std::to_string(port) + " 0";
 }
 
 TEST(GlooMeeting, APeerThatRefusesIsNamed) {
@@ -143,6 +144,13 @@ TEST(GlooMeeting, APeerThatCameButDoesNotConnectIsNamed) {
   store->set("gloo.1", said_by_rank_1(base::boot_id(), 65535));
   EXPECT_THAT(text_of<TimeoutError>([&] { make_gloo_transport(*store, meeting_of(0, 2, milliseconds(100)), {}); }),
               HasSubstr("for rank(s) 1 to connect"));
+}
+
+TEST(GlooMeeting, AnotherProtocolIsNamedBesideOurs) {
+  const auto store = make_memory_store();
+  store->set("gloo.1", "v7 whatever it says");
+  EXPECT_THAT(text_of<UsageError>([&] { make_gloo_transport(*store, meeting_of(0, 2), {}); }),
+              AllOf(HasSubstr("this rank speaks protocol v1, rank 1 speaks 'v7'")));
 }
 
 TEST(GlooMeeting, LoopbackDoesNotReachAnotherHost) {

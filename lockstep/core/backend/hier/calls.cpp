@@ -1,0 +1,70 @@
+#include "lockstep/core/backend/hier/calls.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace lockstep::hier {
+
+using wire::Header;
+using wire::TransferState;
+
+Calls::Calls(wire::Transport& transport)
+    : transport_(transport),
+      kept_(kKept),
+      told_(static_cast<std::size_t>(transport.world_size())),
+      receives_(static_cast<std::size_t>(transport.world_size())) {
+  for (int peer = 0; peer < transport.world_size(); ++peer) {
+    if (peer == transport.rank()) continue;
+    const auto at = static_cast<std::size_t>(peer);
+    receives_[at] = transport.recv(peer, wire::kHeaderChannel, told_[at].data(), sizeof(Window));
+  }
+}
+
+std::uint64_t Calls::add(const Collective& call) {
+  Header& header = kept_[call.sequence % kKept];
+  header = wire::header_of(call);
+  return wire::digest_of(header);
+}
+
+Calls::Window Calls::around(std::uint64_t sequence) const {
+  Window window{};
+  for (std::uint64_t i = 0; i < kTold; ++i) {
+    const std::uint64_t number = sequence + i - kBefore;
+    const Header& header = kept_[number % kKept];
+    if (header.sequence == number) window[i] = header;
+  }
+  return window;
+}
+
+std::string Calls::difference(const Window& theirs, int peer) const {
+  for (const Header& mine : mine_) {
+    // Theirs may be around another call: both ranks may have found a failure of their own.
+    const auto other = std::ranges::find(theirs, mine.sequence, &Header::sequence);
+    if (mine.sequence == 0 || other == theirs.end() || wire::agree(mine, *other)) continue;
+    return wire::disagreement(mine, describe(wire::call_of(mine)), transport_.rank(), *other, peer);
+  }
+  return {};
+}
+
+const std::string& Calls::disagreement(std::uint64_t sequence, Duration patience) {
+  if (!sends_.empty()) return text_;  // What was not heard then is not waited for again.
+  mine_ = around(sequence);
+  for (int peer = 0; peer < transport_.world_size(); ++peer) {
+    if (peer == transport_.rank()) continue;
+    sends_.push_back(transport_.send(peer, wire::kHeaderChannel, mine_.data(), sizeof mine_));
+  }
+  const Deadline deadline = Deadline::after(patience);
+  for (bool waiting = true; waiting && text_.empty();) {
+    waiting = false;
+    for (std::size_t peer = 0; peer < told_.size() && text_.empty(); ++peer) {
+      if (receives_[peer] == nullptr) continue;
+      const TransferState state = receives_[peer]->state();
+      if (state == TransferState::kComplete) text_ = difference(told_[peer], static_cast<int>(peer));
+      waiting |= state == TransferState::kMoving && !deadline.passed();
+    }
+    if (waiting && text_.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return text_;
+}
+
+}  // namespace lockstep::hier
