@@ -42,7 +42,7 @@ Engines available_engines() {
 BuiltBackend build_backend(const std::shared_ptr<Store>& store, const Meeting& meeting,
                            const CommunicatorOptions& options, const std::string& host_id) {
   const auto keys = make_prefix_store(store, options.backend + "/" + meeting.group);
-  const bool needs_hosts = meeting.world_size > 1 && (options.backend == "auto" || options.backend == "hier");
+  const bool needs_hosts = options.backend == "hier" || (options.backend == "auto" && meeting.world_size > 1);
   std::vector<std::string> host_ids;
   if (needs_hosts) {
     host_ids = exchange_values(*keys, meeting, "host", host_id.empty() ? base::own_host().id : host_id);

@@ -114,7 +114,7 @@ Runner::Suspect Runner::suspect() const {
     return &begun.front().operation->program.steps[begun.front().step];
   };
   const Step* const inner = oldest(Engine::kInner);
-  if (inner != nullptr && inner->after[0] < 0) return {Engine::kInner, 0};
+  if (inner != nullptr && !inner->behind_cross && inner->after[0] < 0) return {Engine::kInner, 0};
   for (const Engine engine : {Engine::kCross, Engine::kFlat}) {
     if (oldest(engine) != nullptr) return {engine, 1};
   }
