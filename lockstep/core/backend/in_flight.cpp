@@ -8,11 +8,16 @@ InFlightList& InFlightList::of_this_thread() {
 }
 
 void InFlightList::progress_others(const InFlight* waiting) {
-  std::erase_if(groups_, [waiting](const std::weak_ptr<InFlight>& each) {
-    const std::shared_ptr<InFlight> group = each.lock();
-    if (!group) return true;
-    return group.get() != waiting && !group->progress_from_elsewhere();
-  });
+  for (std::size_t i = 0; i < groups_.size();) {
+    const std::shared_ptr<InFlight> group = groups_[i].lock();
+    // A group that moves may begin something in those that it is made of, which are then added at the end.
+    const bool stays = group && (group.get() == waiting || group->progress_from_elsewhere());
+    if (stays) {
+      ++i;
+    } else {
+      groups_.erase(groups_.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
 }
 
 }  // namespace lockstep

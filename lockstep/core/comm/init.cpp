@@ -94,10 +94,11 @@ std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, in
   communicator_options.dump_directory = environment_string("LOCKSTEP_FLIGHT_DIR").value_or("");
   const Meeting meeting{options.name, rank, world_size, deadline, options.while_waiting};
   communicator_options.host_ids = options.host_ids;
-  if (communicator_options.host_ids.empty() && world_size > 1) {
+  if (communicator_options.host_ids.empty()) {
     const std::string host = options.host_id.empty() ? base::own_host().id : options.host_id;
     communicator_options.host_ids =
-        exchange_values(*make_prefix_store(store, "hosts/" + options.name), meeting, "host", host);
+        world_size == 1 ? std::vector<std::string>{host}
+                        : exchange_values(*make_prefix_store(store, "hosts/" + options.name), meeting, "host", host);
   }
   BuiltBackend built = build_backend(store, meeting, communicator_options);
   communicator_options.store = std::move(store);

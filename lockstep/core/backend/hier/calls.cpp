@@ -12,11 +12,14 @@ Calls::Calls(wire::Transport& transport)
     : transport_(transport),
       kept_(kKept),
       told_(static_cast<std::size_t>(transport.world_size())),
-      receives_(static_cast<std::size_t>(transport.world_size())) {
+      receives_(static_cast<std::size_t>(transport.world_size())),
+      others_wait_for_(static_cast<std::size_t>(transport.world_size()), -1),
+      heard_waiting_(static_cast<std::size_t>(transport.world_size())) {
   for (int peer = 0; peer < transport.world_size(); ++peer) {
     if (peer == transport.rank()) continue;
     const auto at = static_cast<std::size_t>(peer);
     receives_[at] = transport.recv(peer, wire::kHeaderChannel, told_[at].data(), sizeof(Window));
+    heard_waiting_[at] = transport.recv(peer, wire::kMessageChannel, &others_wait_for_[at], sizeof(std::int32_t));
   }
 }
 
@@ -65,6 +68,25 @@ const std::string& Calls::disagreement(std::uint64_t sequence, Duration patience
     if (waiting && text_.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return text_;
+}
+
+void Calls::say_waits_for(int rank) {
+  if (!said_waiting_.empty()) return;
+  waits_for_ = rank;
+  for (int peer = 0; peer < transport_.world_size(); ++peer) {
+    if (peer == transport_.rank()) continue;
+    said_waiting_.push_back(transport_.send(peer, wire::kMessageChannel, &waits_for_, sizeof waits_for_));
+  }
+}
+
+int Calls::last_awaited(int rank) const {
+  for (int steps = 0; steps < transport_.world_size(); ++steps) {
+    const auto at = static_cast<std::size_t>(rank);
+    if (heard_waiting_[at] == nullptr || heard_waiting_[at]->state() != TransferState::kComplete) break;
+    if (others_wait_for_[at] < 0 || others_wait_for_[at] == transport_.rank()) break;
+    rank = others_wait_for_[at];
+  }
+  return rank;
 }
 
 }  // namespace lockstep::hier

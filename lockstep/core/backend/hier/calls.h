@@ -1,6 +1,7 @@
 #pragma once
-// Which calls were made, on this rank and, once the ranks disagree, on the others: a step that does not fit another's
-// says little to who wrote the calls.
+// What ranks tell each other once something is wrong, so that the error says what the caller wants to know: which calls
+// were made, since a step that does not fit another's says little to who wrote the calls; and who waits for whom, since
+// a rank that is missing keeps all others from each other.
 
 #include <array>
 #include <cstdint>
@@ -25,6 +26,11 @@ class Calls {
   /// where none came to light.
   const std::string& disagreement(std::uint64_t sequence, Duration patience);
 
+  /// At a deadline: tells the other ranks for whom this one waits.
+  void say_waits_for(int rank);
+  /// The end of the chain of those who said for whom they wait: a rank that did not say so, from `rank` on.
+  int last_awaited(int rank) const;
+
  private:
   static constexpr std::uint64_t kKept = 512;  ///< more than can be in flight
   static constexpr std::uint64_t kTold = 32;   ///< calls
@@ -42,6 +48,10 @@ class Calls {
   std::vector<std::unique_ptr<wire::Transfer>> receives_;
   std::vector<std::unique_ptr<wire::Transfer>> sends_;
   std::string text_;
+  std::int32_t waits_for_ = -1;
+  std::vector<std::int32_t> others_wait_for_;
+  std::vector<std::unique_ptr<wire::Transfer>> heard_waiting_;
+  std::vector<std::unique_ptr<wire::Transfer>> said_waiting_;
 };
 
 }  // namespace lockstep::hier

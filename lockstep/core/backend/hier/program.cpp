@@ -90,16 +90,12 @@ class Builder {
     return add(
         {Engine::kInner, OpKind::kReduceScatter, op, 0, segment.size, shards(segment), input, output, {after, -1}});
   }
+  /// What the carriers have, their shards, for all.
   int add_inner_gather(const Segment& segment, Place input, Place output, int after) {
-    return add({Engine::kInner,
-                OpKind::kAllGather,
-                ReduceOp::kSum,
-                0,
-                segment.size,
-                shards(segment),
-                input,
-                output,
-                {after, -1}});
+    Step step{Engine::kInner, OpKind::kAllGather, ReduceOp::kSum, 0, segment.size, shards(segment), input, output};
+    step.after = {after, -1};
+    step.behind_cross = true;
+    return add(std::move(step));
   }
   /// Across hosts, on this carrier's shard, in place; returns `after` where this rank carries nothing.
   int add_cross(OpKind kind, int root_host, const Segment& segment, Place shard_place, int after) {
@@ -280,7 +276,7 @@ class Builder {
   void barrier() {
     int after = add_barrier(Engine::kInner, -1);
     if (topology_.is_carrier()) after = add_barrier(Engine::kCross, after);
-    add_barrier(Engine::kInner, after);
+    program_.steps[static_cast<std::size_t>(add_barrier(Engine::kInner, after))].behind_cross = true;
   }
 
   /// gather, scatter, all_to_all: every byte has one destination, and goes there. A rank that calls something else is

@@ -42,6 +42,7 @@ struct Step {
   Place input;
   Place output;
   std::array<int, 2> after = {-1, -1};  ///< steps that must be complete before this one begins
+  bool behind_cross = false;            ///< some rank of the engine's has something to do across hosts before it
 };
 
 /// Every engine begins its steps in the order of the list, which is the same on all ranks that share the engine.

@@ -116,13 +116,10 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   [[noreturn]] void throw_failed();
   int rank_in_group(Engine engine, int rank) const;
   void end_all(std::string_view cause) noexcept;
-  /// The engine in which the oldest operation waits for others, and over how many of them one that is missing would be
-  /// waited for; kHere: none.
-  struct Suspect {
-    Engine engine = Engine::kHere;
-    int hops = 0;
-  };
-  Suspect suspect() const;
+  /// The engine in which the oldest operation waits for others; kHere: none.
+  Engine waiting_in() const;
+  /// At the deadline of this rank, which waits for `awaited`: the rank that all wait for in the end.
+  int missing_rank(int awaited);
   /// `time_out` throws, or returns where it came at the last moment.
   void wait_until(const std::function<bool()>& reached, const Deadline& deadline,
                   const std::function<void()>& time_out);

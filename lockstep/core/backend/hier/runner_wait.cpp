@@ -3,7 +3,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <optional>
 #include <thread>
 
 #include "lockstep/core/backend/hier/runner.h"
@@ -17,8 +16,8 @@ namespace {
 constexpr std::uint64_t kYields = 200;  ///< shared memory hands over in less
 constexpr auto kNap = std::chrono::microseconds(50);
 constexpr auto kPeerCheck = std::chrono::milliseconds(20);
-constexpr auto kGrace = std::chrono::milliseconds(300);  ///< for the cause to arrive after its effect
-constexpr auto kHop = std::chrono::milliseconds(100);    ///< a rank that waits for one that waits, for each of them
+constexpr auto kGrace = std::chrono::milliseconds(300);    ///< for the cause to arrive after its effect
+constexpr auto kHearing = std::chrono::milliseconds(200);  ///< at a deadline: for others to say whom they wait for
 
 }  // namespace
 
@@ -35,15 +34,14 @@ void Runner::end_all(std::string_view cause) noexcept {
 }
 
 void Runner::fail(Engine engine, const Error& error) {
-  const auto report = [&](FailureKind kind, int rank) {
-    const int guilty = rank_in_group(engine, rank);
+  const auto report = [&](FailureKind kind, int guilty) {
     const std::string who = guilty < 0 ? std::string() : base::cat(" because of rank ", guilty);
     failure_.report(kind, guilty, finished_ + 1, base::cat(doing(), " failed", who, ": ", error.what()));
   };
   if (const auto* const gone = dynamic_cast<const PeerError*>(&error)) {
-    report(FailureKind::kPeerDied, gone->rank());
+    report(FailureKind::kPeerDied, rank_in_group(engine, gone->rank()));
   } else if (const auto* const late = dynamic_cast<const TimeoutError*>(&error)) {
-    report(FailureKind::kTimeout, late->waiting_for());
+    report(FailureKind::kTimeout, missing_rank(rank_in_group(engine, late->waiting_for())));
   } else if (dynamic_cast<const MismatchError*>(&error) != nullptr) {
     report(FailureKind::kMismatch, -1);
   } else {
@@ -54,6 +52,16 @@ void Runner::fail(Engine engine, const Error& error) {
   }
   failure_.poll();
   throw_failed();
+}
+
+// Where a rank is missing all wait: ranks of its host for it, other hosts for that host's carriers, ranks that carry
+// nothing for their own carriers. So each says for whom, and the one that says nothing is to be named.
+int Runner::missing_rank(int awaited) {
+  if (awaited < 0) return awaited;
+  calls_.say_waits_for(awaited);
+  const Deadline hearing = Deadline::after(kHearing);
+  while (!failure_.poll() && !hearing.passed()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return calls_.last_awaited(awaited);
 }
 
 void Runner::throw_failed() {
@@ -82,7 +90,6 @@ void Runner::wait(std::uint64_t sequence, Deadline deadline) {
 void Runner::wait_until(const std::function<bool()>& reached, const Deadline& deadline,
                         const std::function<void()>& time_out) {
   InFlightList& list = InFlightList::of_this_thread();
-  std::optional<Deadline> patience;
   for (std::uint64_t polls = 0; !reached(); ++polls) {
     if (progress()) {
       polls = 0;
@@ -98,34 +105,31 @@ void Runner::wait_until(const std::function<bool()>& reached, const Deadline& de
       if (reached()) return;
       throw_failed();
     }
-    if (!patience && deadline.passed()) patience = Deadline::after(suspect().hops * kHop);
-    if (patience && patience->passed()) time_out();
+    if (deadline.passed()) time_out();
     std::this_thread::sleep_for(kNap);
   }
 }
 
-// Where a rank is missing, all wait: those on its host for it, other hosts for that host's carriers, and ranks that
-// carry nothing for their own. Only the first know whom to name, so the others give them time to.
-Runner::Suspect Runner::suspect() const {
-  if (operations_.empty()) return {};
+Engine Runner::waiting_in() const {
+  if (operations_.empty()) return Engine::kHere;
   const auto oldest = [this](Engine engine) -> const Step* {
     const auto& begun = in_engine_[static_cast<std::size_t>(engine)];
     if (begun.empty() || begun.front().operation != operations_.front().get()) return nullptr;
     return &begun.front().operation->program.steps[begun.front().step];
   };
+  // What comes behind something else is late because of that.
   const Step* const inner = oldest(Engine::kInner);
-  if (inner != nullptr && inner->after[0] < 0) return {Engine::kInner, 0};
+  if (inner != nullptr && !inner->behind_cross && inner->after[0] < 0) return Engine::kInner;
   for (const Engine engine : {Engine::kCross, Engine::kFlat}) {
-    if (oldest(engine) != nullptr) return {engine, 1};
+    if (oldest(engine) != nullptr) return engine;
   }
-  return inner != nullptr ? Suspect{Engine::kInner, 2} : Suspect{};
+  return inner != nullptr ? Engine::kInner : Engine::kHere;
 }
 
 void Runner::time_out(const Deadline& deadline) {
-  const Suspect suspected = suspect();
-  if (suspected.engine != Engine::kHere) {
-    const std::uint64_t sequence = in_engine_[static_cast<std::size_t>(suspected.engine)].front().sequence;
-    guarded(suspected.engine, [&] { backend(suspected.engine)->wait(sequence, deadline); });
+  if (const Engine engine = waiting_in(); engine != Engine::kHere) {
+    const std::uint64_t sequence = in_engine_[static_cast<std::size_t>(engine)].front().sequence;
+    guarded(engine, [&] { backend(engine)->wait(sequence, deadline); });
     return;  // It came at the last moment.
   }
   const std::string text =
