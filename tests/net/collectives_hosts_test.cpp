@@ -212,7 +212,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bed{{2, 1, 2, 1}, "auto", "hier", "6 ranks on 4 hosts: shared memory inside each, gloo between them", 2000},
         Bed{{2}, "auto", "shm", "2 ranks on 1 host: shared memory", 2000},
         Bed{{2, 2}, "gloo", "gloo", "asked for by name", 2000, "100mbit"},
-        Bed{{2, 2}, "hier", "hier", "asked for by name", 21000, "100mbit"}),
+        Bed{{2, 2}, "hier", "hier", "asked for by name", 2000, "100mbit"}),
     name_of_bed);
 
 /// Arguments: the backend; a seed; steps.

@@ -201,8 +201,8 @@ class FaultsOnHosts : public ::testing::Test {
 
 // Both sides of a cable find out by themselves, since nobody can tell the other side.
 TEST_F(FaultsOnHosts, ACutCableIsATimeoutOnBothSides) {
-  for (const Fault& fault : {Fault{{1, 1}, "gloo", 1}, Fault{{1, 2}, "gloo", 0}, Fault{{2, 2}, "hier", 1},
-                             Fault{{2, 1}, "hier", 0}, Fault{{1, 3}, "hier", 1}}) {
+  for (const Fault& fault :
+       {Fault{{1, 2}, "gloo", 0}, Fault{{2, 2}, "hier", 1}, Fault{{2, 1}, "hier", 0}, Fault{{1, 3}, "hier", 1}}) {
     std::ostringstream trace;
     trace << fault;
     SCOPED_TRACE(trace.str());

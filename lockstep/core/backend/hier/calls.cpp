@@ -39,12 +39,21 @@ Calls::Window Calls::around(std::uint64_t sequence) const {
   return window;
 }
 
-std::string Calls::difference(const Window& theirs, int peer) const {
-  for (const Header& mine : mine_) {
+const Calls::Window* Calls::known(int rank) const {
+  if (rank == transport_.rank()) return &mine_;
+  const auto at = static_cast<std::size_t>(rank);
+  return receives_[at]->state() == TransferState::kComplete ? &told_[at] : nullptr;
+}
+
+std::string Calls::difference(int rank, int peer) const {
+  const Window* const ours = known(rank);
+  const Window* const theirs = known(peer);
+  if (ours == nullptr || theirs == nullptr || rank == peer) return {};
+  for (const Header& header : *ours) {
     // Theirs may be around another call: both ranks may have found a failure of their own.
-    const auto other = std::ranges::find(theirs, mine.sequence, &Header::sequence);
-    if (mine.sequence == 0 || other == theirs.end() || wire::agree(mine, *other)) continue;
-    return wire::disagreement(mine, describe(wire::call_of(mine)), transport_.rank(), *other, peer);
+    const auto other = std::ranges::find(*theirs, header.sequence, &Header::sequence);
+    if (header.sequence == 0 || other == theirs->end() || wire::agree(header, *other)) continue;
+    return wire::disagreement(header, describe(wire::call_of(header)), rank, *other, peer);
   }
   return {};
 }
@@ -62,10 +71,14 @@ const std::string& Calls::disagreement(std::uint64_t sequence, Duration patience
     for (std::size_t peer = 0; peer < told_.size() && text_.empty(); ++peer) {
       if (receives_[peer] == nullptr) continue;
       const TransferState state = receives_[peer]->state();
-      if (state == TransferState::kComplete) text_ = difference(told_[peer], static_cast<int>(peer));
+      if (state == TransferState::kComplete) text_ = difference(transport_.rank(), static_cast<int>(peer));
       waiting |= state == TransferState::kMoving && !deadline.passed();
     }
     if (waiting && text_.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  // This rank may not have come to the call at which the others part.
+  for (int rank = 0; rank < transport_.world_size() && text_.empty(); ++rank) {
+    for (int peer = rank + 1; peer < transport_.world_size() && text_.empty(); ++peer) text_ = difference(rank, peer);
   }
   return text_;
 }

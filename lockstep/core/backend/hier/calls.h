@@ -38,7 +38,8 @@ class Calls {
   using Window = std::array<wire::Header, kTold>;  ///< sequence 0: no such call
 
   Window around(std::uint64_t sequence) const;
-  std::string difference(const Window& theirs, int peer) const;
+  const Window* known(int rank) const;
+  std::string difference(int rank, int peer) const;
 
   wire::Transport& transport_;
   std::vector<wire::Header> kept_;  ///< call number n at n % kKept
