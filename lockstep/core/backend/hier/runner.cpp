@@ -87,6 +87,7 @@ void Runner::start(const Collective& collective, Deadline deadline) {
   }
   operations_.push_back(std::move(operation));
   progress();
+  if (!idle()) Background::wake();
   show_in_flight();
 }
 
@@ -287,49 +288,6 @@ bool Runner::progress() {
     again |= retire();
   }
   return moved;
-}
-
-void Runner::show_in_flight() {
-  const auto me = std::this_thread::get_id();
-  if (user_ != me) shown_ = false;
-  user_ = me;
-  if (idle()) return;
-  Background::wake();
-  if (shown_) return;
-  InFlightList::of_this_thread().add(weak_from_this());
-  shown_ = true;
-}
-
-bool Runner::progress_from_elsewhere() noexcept {
-  if (entered_.exchange(true, std::memory_order_acquire)) return true;
-  bool more = user_ == std::this_thread::get_id();
-  if (more) {
-    try {
-      // Once it has failed its buffers are the caller's again.
-      more = !failure_.poll();
-      if (more) progress();
-      more = more && !idle();
-    } catch (...) {
-      more = false;  // The group's failure is kept, and its next call will say so.
-    }
-    shown_ = more;
-  }
-  entered_.store(false, std::memory_order_release);
-  return more;
-}
-
-bool Runner::progress_in_background() noexcept {
-  if (entered_.exchange(true, std::memory_order_acquire)) return true;
-  bool more = !idle();
-  if (more && !failure_.poll()) {
-    try {
-      progress();
-    } catch (...) {
-      // As above.
-    }
-  }
-  entered_.store(false, std::memory_order_release);
-  return more;
 }
 
 std::string Runner::doing() const {

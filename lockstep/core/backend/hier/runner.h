@@ -3,19 +3,17 @@
 // where asked to.
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "lockstep/core/backend/buffers.h"
 #include "lockstep/core/backend/hier/calls.h"
 #include "lockstep/core/backend/hier/program.h"
-#include "lockstep/core/backend/in_flight.h"
+#include "lockstep/core/backend/in_flight_engine.h"
 #include "lockstep/core/backend/wire/links.h"
 #include "lockstep/core/base/error.h"
 
@@ -35,7 +33,7 @@ struct Backends {
 
 /// Thread safety: one thread at a time, but for progress_from_elsewhere() and abort(). Failure: the group's, as typed
 /// errors, which name ranks of the whole group.
-class Runner final : public InFlight, public std::enable_shared_from_this<Runner> {
+class Runner final : public InFlightEngine {
  public:
   Runner(Backends backends, Topology topology, std::string group);
   ~Runner() override;
@@ -55,9 +53,6 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   void abort(std::string_view cause) noexcept;
   void close() noexcept { backends_.transport->close(wire::kFarewell); }
   PeerState last_seen(int rank) const;
-
-  bool progress_from_elsewhere() noexcept override;
-  bool progress_in_background() noexcept override;
 
  private:
   static constexpr std::size_t kCapacity = 256;  ///< operations in flight
@@ -85,7 +80,7 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   };
 
   Backend* backend(Engine engine) const noexcept;
-  bool idle() const noexcept { return operations_.empty() && messages_in_flight_ == 0; }
+  bool idle() const noexcept override { return operations_.empty() && messages_in_flight_ == 0; }
   bool finished(std::uint64_t sequence) const noexcept { return sequence <= finished_; }
   void begin(Operation& operation);
   void reorder_input(Operation& operation);
@@ -98,8 +93,8 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   void complete(Operation& operation, std::size_t index);
   bool collect(Engine engine);
   bool retire();
-  bool progress();
-  void show_in_flight();
+  bool progress() override;
+  bool has_ended() noexcept override { return failure_.poll(); }
   std::string doing() const;
 
   /// Runs `body`; what it throws becomes the group's failure, here and on all ranks.
@@ -137,9 +132,6 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   std::uint64_t finished_ = 0;
   std::size_t messages_in_flight_ = 0;
   Clock::time_point last_check_{};
-  std::atomic<bool> entered_{false};
-  std::thread::id user_{};
-  bool shown_ = false;
 };
 
 }  // namespace lockstep::hier

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "lockstep/core/backend/background.h"
 #include "lockstep/core/backend/hier/runner.h"
 #include "lockstep/core/backend/turn.h"
 #include "lockstep/core/base/check.h"
@@ -145,6 +146,7 @@ void Runner::start(const Message& message, Deadline deadline) {
   guarded(Engine::kFlat, [&] { backends_.flat->start(message, deadline); });
   ++messages_in_flight_;
   progress();
+  if (!idle()) Background::wake();
   show_in_flight();
 }
 

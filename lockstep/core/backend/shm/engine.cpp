@@ -97,32 +97,7 @@ void Engine::start(const Message& message) {
   show_in_flight();
 }
 
-void Engine::show_in_flight() {
-  const auto me = std::this_thread::get_id();
-  if (user_ != me) shown_ = false;
-  user_ = me;
-  if (shown_ || idle()) return;
-  InFlightList::of_this_thread().add(weak_from_this());
-  shown_ = true;
-}
-
-bool Engine::progress_from_elsewhere() noexcept {
-  if (entered_.exchange(true, std::memory_order_acquire)) return true;
-  bool more = user_ == std::this_thread::get_id();
-  if (more) {
-    try {
-      // Once it has failed its buffers are the caller's again.
-      more = !has_failed(segment_);
-      if (more) progress();
-      more = more && !idle();
-    } catch (...) {
-      more = false;  // The segment knows, and so will this group's next call.
-    }
-    shown_ = more;
-  }
-  entered_.store(false, std::memory_order_release);
-  return more;
-}
+bool Engine::has_ended() noexcept { return has_failed(segment_); }
 
 // ---- stages ----
 

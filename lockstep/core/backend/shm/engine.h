@@ -1,15 +1,13 @@
 #pragma once
 // Moves the operations of one rank through their stages, in order, without ever waiting; and waits, where asked to.
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "lockstep/core/backend/in_flight.h"
+#include "lockstep/core/backend/in_flight_engine.h"
 #include "lockstep/core/backend/shm/mailbox.h"
 #include "lockstep/core/backend/shm/operation.h"
 #include "lockstep/core/backend/shm/segment.h"
@@ -18,7 +16,7 @@ namespace lockstep::shm {
 
 /// Thread safety: one thread at a time, but for progress_from_elsewhere(). Failure: the group's (failure.h), as typed
 /// errors. Held by shared_ptr, since a thread that has something in flight here keeps a weak one.
-class Engine final : public InFlight, public std::enable_shared_from_this<Engine> {
+class Engine final : public InFlightEngine {
  public:
   /// Chooses how it waits by the CPUs of the segment's ranks.
   Engine(std::unique_ptr<Segment> segment, std::string group);
@@ -39,8 +37,6 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   int look_after(std::span<const int> ranks);
   PeerState last_seen(int rank) const;
 
-  bool progress_from_elsewhere() noexcept override;
-
  private:
   static constexpr std::uint64_t kCapacity = 256;  ///< operations in flight
 
@@ -53,7 +49,7 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   Operation& operation(std::uint64_t sequence) { return operations_[(sequence - first_) % kCapacity]; }
   const Operation& operation(std::uint64_t sequence) const { return operations_[(sequence - first_) % kCapacity]; }
   bool finished(std::uint64_t sequence) const noexcept { return sequence < finish_.sequence; }
-  bool idle() const noexcept { return finished(started_) && mailbox_.idle(); }
+  bool idle() const noexcept override { return finished(started_) && mailbox_.idle(); }
   bool reached(const Goal& goal) const {
     return goal.is_message ? mailbox_.completed(goal.number) : finished(goal.number);
   }
@@ -66,7 +62,8 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   void advance(Cursor& cursor);
   bool behind(const Cursor& cursor, const Cursor& other) const noexcept { return cursor.tick < other.tick; }
 
-  bool progress();
+  bool progress() override;
+  bool has_ended() noexcept override;
   bool try_post();
   bool try_work();
   bool try_finish();
@@ -75,7 +72,6 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   void check_agreement(int peer, const Arrival& theirs);
   void close(Operation& operation);
   std::uint64_t last_conflict(const Operation& later) const;
-  void show_in_flight();
 
   bool test(const Goal& goal);
   void wait(const Goal& goal, const Deadline& deadline);
@@ -107,9 +103,6 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   int worked_ = 0;                       ///< ranks below this are known to have worked tick finish_.tick
   std::vector<std::uint64_t> released_;  ///< last known released counter of each rank
   Clock::time_point last_check_{};       ///< of the peers' lives
-  std::atomic<bool> entered_{false};
-  std::thread::id user_{};  ///< the thread that last began something
-  bool shown_ = false;      ///< stands in the list of that thread
 };
 
 }  // namespace lockstep::shm

@@ -1,17 +1,15 @@
 #pragma once
 // Carries the plans of one group out over a transport, without ever waiting; and waits, where asked to.
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "lockstep/core/backend/buffers.h"
-#include "lockstep/core/backend/in_flight.h"
+#include "lockstep/core/backend/in_flight_engine.h"
 #include "lockstep/core/backend/wire/header.h"
 #include "lockstep/core/backend/wire/links.h"
 #include "lockstep/core/backend/wire/messages.h"
@@ -21,7 +19,7 @@ namespace lockstep::wire {
 
 /// Thread safety: one thread at a time, but for progress_from_elsewhere() and abort(). Failure: the group's, as typed
 /// errors. Held by shared_ptr, since a thread that has something in flight here keeps a weak one.
-class Engine final : public InFlight, public std::enable_shared_from_this<Engine> {
+class Engine final : public InFlightEngine {
  public:
   Engine(std::shared_ptr<Transport> transport, std::string group);
   ~Engine() override;
@@ -43,9 +41,6 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   int look_after(std::span<const int> ranks);
   void abort(std::string_view cause) noexcept;
   PeerState last_seen(int rank) const;
-
-  bool progress_from_elsewhere() noexcept override;
-  bool progress_in_background() noexcept override;
 
  private:
   static constexpr std::uint64_t kCapacity = 256;  ///< operations in flight
@@ -97,7 +92,7 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   bool reached(const Goal& goal) const {
     return goal.is_message ? messages_.completed(goal.number) : finished(goal.number);
   }
-  bool idle() const noexcept { return operations_.empty() && messages_.idle(); }
+  bool idle() const noexcept override { return operations_.empty() && messages_.idle(); }
   View view_of(const Operation& operation) const;
   /// Where a part lies, with the scratch of its piece.
   static std::byte* place(const Operation& operation, std::byte* scratch, const Part& part);
@@ -106,7 +101,8 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   }
 
   void append(const Collective& collective);
-  bool progress();
+  bool progress() override;
+  bool has_ended() noexcept override { return failure_.poll(); }
   bool begin_operations();
   void begin(Operation& operation);
   bool listen();
@@ -120,7 +116,6 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   bool first_is_complete(Flight& flight);
   void combine(const Operation& operation, const Piece& piece, std::byte* scratch) const;
   bool retire();
-  void show_in_flight();
 
   bool test(const Goal& goal);
   void wait(const Goal& goal, const Deadline& deadline);
@@ -153,9 +148,6 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   std::uint64_t finished_ = 0;
   std::uint64_t measured_ = 0;  ///< operations of measure()
   Clock::time_point last_check_{};
-  std::atomic<bool> entered_{false};
-  std::thread::id user_{};  ///< the thread that last began something
-  bool shown_ = false;      ///< stands in the list of that thread
 };
 
 }  // namespace lockstep::wire
