@@ -1,6 +1,7 @@
 // What the engines between hosts do with many operations at once, and where something goes wrong: over threads, so that
 // ThreadSanitizer sees them. tests/net has the same over real hosts.
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 #include <thread>
@@ -55,7 +56,9 @@ TEST_P(WireFailures, ATimeoutNamesWhoIsMissing) {
         EXPECT_EQ(error.waiting_for(), guilty) << error.what();
         EXPECT_EQ(error.sequence(), 2u) << error.what();
         EXPECT_THAT(error.what(), AllOf(HasSubstr("all_reduce #2 (1 f32, sum, a loss)"), HasSubstr("after 0.15 s"),
-                                        HasSubstr("rank " + std::to_string(guilty)), HasSubstr("in barrier #")));
+                                        HasSubstr("rank " + std::to_string(guilty)),
+                                        HasSubstr(GetParam().backend == "wire" ? "last heard of in barrier #1"
+                                                                               : "; waiting for rank ")));
       } catch (const AbortedError& error) {
         EXPECT_EQ(rank, guilty) << error.what();
         EXPECT_THAT(error.what(), HasSubstr("the group gave up on this rank"));
@@ -63,6 +66,31 @@ TEST_P(WireFailures, ATimeoutNamesWhoIsMissing) {
       ++failed;
       EXPECT_THROW(communicator.barrier(), AbortedError);
     });
+  });
+}
+
+// The root has begun, but looks after it only once the other has given up: its bytes must not come after that.
+TEST_P(WireFailures, AfterAFailureTheBuffersAreTheCallers) {
+  std::atomic<int> stage{0};
+  on_ranks(GetParam(), [&](Communicator& communicator, int rank, int) {
+    const int root = kRanks - 1;
+    std::vector<std::int32_t> x(500009, 1);
+    communicator.barrier();
+    if (rank == root) {
+      communicator.broadcast_async(x.data(), x.size(), kInt, root);
+      ++stage;
+      await(stage, kRanks);
+      EXPECT_THROW(communicator.progress(), Error);
+      ++stage;
+      return;
+    }
+    await(stage, 1);
+    const OpOptions options{.timeout = std::chrono::milliseconds(50)};
+    EXPECT_THROW(communicator.broadcast(x.data(), x.size(), kInt, root, options), Error);
+    std::ranges::fill(x, 7);
+    ++stage;
+    await(stage, kRanks + 1);
+    EXPECT_EQ(x, std::vector<std::int32_t>(x.size(), 7));
   });
 }
 
