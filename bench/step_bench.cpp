@@ -31,6 +31,7 @@ using SteadyClock = std::chrono::steady_clock;
 struct Options {
   std::string model = "mlp";
   int nproc = 2;
+  double bucket_mib = 25;
   int threads = 1;
   int blocks = 20;  ///< of each mode
   int steps = 10;   ///< per block, after one that is not counted
@@ -117,7 +118,9 @@ std::pair<ModeResult, ModeResult> measure(const std::shared_ptr<lockstep::Proces
   Holder alone;
   torch::manual_seed(0);
   Holder replicated;
-  lockstep::DistributedDataParallel ddp(replicated, world);
+  lockstep::DdpOptions ddp_options;
+  ddp_options.bucket_cap_bytes = static_cast<std::size_t>(options.bucket_mib * (1 << 20));
+  lockstep::DistributedDataParallel ddp(replicated, world, ddp_options);
   torch::manual_seed(100 + world->rank());
   Trainer nosync(alone, [&](const torch::Tensor& images) { return alone->forward(images); });
   Trainer synced(replicated, [&](const torch::Tensor& images) { return ddp.forward(images); });
@@ -240,6 +243,9 @@ int main(int argc, char** argv) {
   app.add_option("--nproc", options.nproc, "ranks")->check(CLI::Range(1, 256))->capture_default_str();
   app.add_option("--threads", options.threads, "threads of each rank")
       ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  app.add_option("--bucket-mib", options.bucket_mib, "largest bucket of gradients, in MiB")
+      ->check(CLI::Range(0.01, 1024.0))
       ->capture_default_str();
   app.add_option("--blocks", options.blocks, "blocks of steps of each mode")->check(CLI::Range(1, 10000));
   app.add_option("--steps", options.steps, "steps of a block")->check(CLI::Range(1, 10000));

@@ -10,6 +10,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "apps/lockstep/run_preview.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/cpus.h"
 #include "lockstep/core/base/environment.h"
@@ -84,6 +85,11 @@ class RunFlags {
     text("cpu-bind", "auto: each worker keeps to its share of the CPUs; none (default from LOCKSTEP_AFFINITY)", "",
          "HOW");
     flag("quiet", "do not say at the start how workers are laid out");
+    text("token-file",
+         "file with the job's secret, for its owner alone (default: LOCKSTEP_JOB_TOKEN, or random on one host)", "",
+         "PATH");
+    flag("dry-run", "start nothing: print who would run where, with what environment, and what is in the way");
+    flag("json", "with --dry-run: print it as one JSON object");
     flag("no-python", "accepted for torchrun's sake: programs are always run directly");
   }
 
@@ -258,25 +264,41 @@ void parse_addresses(const RunFlags& flags, launch::JobOptions& options) {
   }
 }
 
+/// --dry-run; returns the exit code.
+int preview(const RunRequest& request) {
+  const launch::JobPreview preview = launch::preview_job(request.job);
+  const std::vector<std::string> problems = launch::find_problems(request.job);
+  if (request.json) {
+    std::cout << preview_to_json(request.job, preview, problems) << std::endl;
+  } else {
+    print_preview(std::cout, request.job, preview);
+    std::cout.flush();
+  }
+  for (const std::string& problem : problems) std::cerr << "lockstep run: " << problem << '\n';
+  return problems.empty() ? 0 : 2;
+}
+
 }  // namespace
 
-launch::JobOptions parse_run_flags(const std::vector<std::string>& arguments, std::string& help) {
+RunRequest parse_run_flags(const std::vector<std::string>& arguments) {
+  RunRequest request;
   RunFlags flags;
   try {
     flags.parse(arguments);
   } catch (const CLI::CallForHelp&) {
-    help = flags.help();
-    return {};
+    request.help = flags.help();
+    return request;
   } catch (const CLI::ParseError& error) {
     throw UsageError(error.what());
   }
-  launch::JobOptions options;
+  launch::JobOptions& options = request.job;
   options.nnodes = parse_nnodes(flags);
   options.node_rank = flags.number("node-rank", 0);
   LS_REQUIRE(options.nnodes == 1 || flags.given("node-rank"), "--nnodes ", options.nnodes,
              " needs --node-rank on each node, from 0 to ", options.nnodes - 1);
   options.nproc_per_node = parse_nproc(flags);
   parse_addresses(flags, options);
+  options.token_file = flags["token-file"];
   options.run_id = flags["rdzv-id"];
   options.role = flags["role"];
   options.max_restarts = flags.number("max-restarts", 0);
@@ -292,19 +314,25 @@ launch::JobOptions parse_run_flags(const std::vector<std::string>& arguments, st
   options.pin = parse_cpu_bind(flags);
   options.quiet = flags.given("quiet");
   options.command = flags.command();
-  launch::validate(options);
-  return options;
+  request.dry_run = flags.given("dry-run");
+  request.json = flags.given("json");
+  LS_REQUIRE(request.dry_run || !request.json, "--json goes with --dry-run");
+  if (request.dry_run) {
+    launch::validate_flags(options);
+  } else {
+    launch::validate(options);
+  }
+  return request;
 }
 
 int run_command(const std::vector<std::string>& arguments) {
   try {
-    std::string help;
-    const launch::JobOptions options = parse_run_flags(arguments, help);
-    if (!help.empty()) {
-      std::cout << help;
+    const RunRequest request = parse_run_flags(arguments);
+    if (!request.help.empty()) {
+      std::cout << request.help;
       return 0;
     }
-    return launch::run_job(options);
+    return request.dry_run ? preview(request) : launch::run_job(request.job);
   } catch (const UsageError& error) {
     std::cerr << "lockstep run: " << error.what() << " (see lockstep run --help)\n";
     return 2;

@@ -37,7 +37,8 @@ const Case kCases[] = {
     {"no_such_flag", {"--fly"}, "--fly"},
     {"no_such_topic", {"help", "fly"}, "fly"},
     {"two_topics", {"help", "bench", "doctor"}, "one topic"},
-    {"doctor_of_nothing", {"doctor"}, "subcommand"},
+    {"doctor_of_nothing", {"doctor", "fly"}, "fly"},
+    {"doctor_timeout", {"doctor", "--timeout", "0"}, "--timeout"},
     {"doctor_without_a_folder", {"doctor", "flight"}, "directory"},
     {"doctor_no_such_folder", {"doctor", "flight", "/no/such/folder"}, "/no/such/folder"},
     {"doctor_flag", {"doctor", "flight", "/", "--fly"}, "--fly"},
@@ -66,6 +67,8 @@ const Case kCases[] = {
     {"filter", {"run", "--local-ranks-filter", "a", "echo"}, "--local-ranks-filter 'a'"},
     {"grace", {"run", "--grace-period", "soon", "echo"}, "--grace-period 'soon'"},
     {"cpu_bind", {"run", "--cpu-bind", "tight", "echo"}, "--cpu-bind 'tight'"},
+    {"json_alone", {"run", "--json", "echo"}, "--json goes with --dry-run"},
+    {"token_file", {"run", "--token-file", "/", "echo"}, "token file /: not a regular file"},
     {"refused_flag", {"run", "--monitor_interval=3", "echo"}, "--monitor_interval is not taken"},
     {"refused_backend", {"run", "--rdzv-backend", "c10d", "echo"}, "--rdzv-backend is not taken"},
 };

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <charconv>
 #include <filesystem>
+#include <numeric>
 #include <sstream>
 #include <stdexcept>
 
@@ -215,6 +216,27 @@ void Hosts::remove() noexcept {
   } catch (const std::exception&) {
     // The next bed finds what is left.
   }
+}
+
+std::vector<RankOnHost> ranks_on(const Hosts& hosts, const std::vector<int>& ranks_per_host, int port) {
+  LS_CHECK(static_cast<int>(ranks_per_host.size()) <= hosts.size(), "ranks on more hosts than there are");
+  const int world_size = std::accumulate(ranks_per_host.begin(), ranks_per_host.end(), 0);
+  std::vector<RankOnHost> ranks;
+  for (std::size_t host = 0; host < ranks_per_host.size(); ++host) {
+    for (int local_rank = 0; local_rank < ranks_per_host[host]; ++local_rank) {
+      ranks.push_back({static_cast<int>(host),
+                       {{"RANK", std::to_string(ranks.size())},
+                        {"WORLD_SIZE", std::to_string(world_size)},
+                        {"LOCAL_RANK", std::to_string(local_rank)},
+                        {"LOCAL_WORLD_SIZE", std::to_string(ranks_per_host[host])},
+                        {"GROUP_RANK", std::to_string(host)},
+                        {"GROUP_WORLD_SIZE", std::to_string(ranks_per_host.size())},
+                        {"MASTER_ADDR", hosts.address(0)},
+                        {"MASTER_PORT", std::to_string(port)},
+                        {"LOCKSTEP_JOB_TOKEN", base::cat("net-test-", ::getpid())}}});
+    }
+  }
+  return ranks;
 }
 
 }  // namespace lockstep::support

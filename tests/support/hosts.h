@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lockstep/core/launch/process.h"
+#include "lockstep/core/launch/worker_plan.h"
 
 namespace lockstep::support {
 
@@ -56,5 +57,13 @@ class Hosts {
   std::string prefix_;  ///< begins the names of the namespaces of this bed
   launch::Child relay_;
 };
+
+/// One rank of a job on several hosts: where it runs, and the environment that torchrun would give it.
+struct RankOnHost {
+  int host;
+  launch::Variables variables;
+};
+/// ranks_per_host[h] ranks on host h, counted through from host 0; they meet at `port` of host 0.
+std::vector<RankOnHost> ranks_on(const Hosts& hosts, const std::vector<int>& ranks_per_host, int port);
 
 }  // namespace lockstep::support

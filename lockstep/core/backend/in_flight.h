@@ -13,6 +13,8 @@ class InFlight {
   /// Moves them as far as they go, where no other thread is in the group; never waits, never throws: what fails is
   /// found by the group's next call. False when nothing is in flight any more.
   virtual bool progress_from_elsewhere() noexcept = 0;
+  /// The same from a thread of Lockstep's own (background.h). Groups that need none say that nothing is in flight.
+  virtual bool progress_in_background() noexcept { return false; }
 };
 
 /// The groups that a thread has begun something in and not yet seen complete. One per thread.

@@ -51,6 +51,8 @@ constexpr EnvironmentVariable kTable[] = {
     // Ours.
     {"LOCKSTEP_STORE", "host:port", "", "a running store server, as `lockstep run` provides; then no rank hosts one"},
     {"LOCKSTEP_JOB_TOKEN", "string", "", "shared secret of the job's processes; the store answers nobody else"},
+    {"LOCKSTEP_JOB_TOKEN_FILE", "path", "",
+     "file with that secret, for its owner alone, where LOCKSTEP_JOB_TOKEN is unset"},
     {"LOCKSTEP_HOST_ID", "string", "",
      "ranks with the same value are taken to be on one host, whatever the kernel says"},
     {"LOCKSTEP_LOG", "string", "warning", "least severe lines to print: error warning info debug"},
@@ -63,6 +65,7 @@ constexpr EnvironmentVariable kTable[] = {
     {"LOCKSTEP_AFFINITY", "string", "auto", "auto: each rank keeps to its share of the cores; none: leave as it is"},
     {"LOCKSTEP_WAIT", "string", "auto", "how a rank waits for its peers: auto spin yield sleep"},
     {"LOCKSTEP_MALLOC", "string", "auto", "auto: freed tensors stay with the process; default: as the C library does"},
+    {"LOCKSTEP_MPI_MODULE", "path", "", "the mpi backend's module to load, instead of looking for one"},
     {"NO_COLOR", "string", "", "when set, output for people has no colours"},
     // The C library's: whoever sets one has chosen, and LOCKSTEP_MALLOC=auto leaves it at that.
     {"MALLOC_MMAP_THRESHOLD_", "int", "", "glibc: blocks of this many bytes or more get a mapping of their own"},

@@ -33,6 +33,7 @@ struct RankEnvironment {
   int local_rank = 0;
   int local_world_size = 1;
   int node_rank = 0;
+  bool local_is_given = true;  ///< false: no launcher said how the ranks are spread, so the three above are a guess
   std::string master_address;  ///< empty when no launcher gave one
   int master_port = 0;         ///< 0 when no launcher gave one
   std::string job_token;       ///< shared secret of the job; may be empty
@@ -48,8 +49,15 @@ struct RankEnvironment {
 /// and Slurm's tasks on several hosts get the host of srun. Slurm's variables count only in tasks that srun started: a
 /// program that an sbatch script runs directly is a world of one.
 ///
+/// RANK and WORLD_SIZE alone, as operators of Kubernetes set them, do not say which ranks share a host: ranks that meet
+/// on the loopback interface are taken to share one, others to be alone on theirs. init_from_environment() does better.
+///
 /// Throws UsageError where a set is incomplete (RANK without WORLD_SIZE), a number does not parse, or rank and world
 /// size contradict each other; the text names the variable, its value and what was expected.
 RankEnvironment read_rank_environment();
+
+/// The job's secret: LOCKSTEP_JOB_TOKEN, else the content of LOCKSTEP_JOB_TOKEN_FILE, else nothing. Throws UsageError
+/// where that file can't be opened, is not its owner's alone or holds no secret.
+std::optional<std::string> read_job_token();
 
 }  // namespace lockstep

@@ -14,6 +14,7 @@
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/environment.h"
+#include "lockstep/core/base/token_file.h"
 
 namespace lockstep {
 namespace {
@@ -132,6 +133,7 @@ void read_local(const Names& names, RankEnvironment& env) {
     const bool one_host = names.source == "torchrun" && (env.master_address.empty() || is_loopback(env.master_address));
     local_rank = one_host ? env.rank : 0;
     local_world_size = one_host ? env.world_size : 1;
+    env.local_is_given = env.world_size == 1;
   }
   LS_REQUIRE(local_rank, "environment variable ", names.local_world_size, "=", local_world_size.value_or(0),
              " is set without ", names.local_rank, "; set both or neither");
@@ -161,11 +163,17 @@ void read_master(const Names& names, RankEnvironment& env) {
 
 }  // namespace
 
+std::optional<std::string> read_job_token() {
+  if (auto token = environment_string("LOCKSTEP_JOB_TOKEN")) return token;
+  if (const auto file = environment_string("LOCKSTEP_JOB_TOKEN_FILE")) return base::read_token_file(*file);
+  return std::nullopt;
+}
+
 RankEnvironment read_rank_environment() {
   RankEnvironment env;
   env.master_address = environment_string("MASTER_ADDR").value_or("");
   env.master_port = read_bounded("MASTER_PORT", 1, 65535).value_or(0);
-  env.job_token = environment_string("LOCKSTEP_JOB_TOKEN").value_or("");
+  env.job_token = read_job_token().value_or("");
   env.run_id = environment_string("TORCHELASTIC_RUN_ID").value_or("");
   env.restart_count = read_count("TORCHELASTIC_RESTART_COUNT", 0).value_or(0);
   env.source = "none";

@@ -2,12 +2,13 @@
 
 #include "lockstep/core/backend/hier/hier_backend.h"
 #include "lockstep/core/backend/meeting.h"
+#include "lockstep/core/backend/mpi/loader.h"
+#include "lockstep/core/backend/mpi/mpi_transport.h"
 #include "lockstep/core/backend/self/self_backend.h"
 #include "lockstep/core/backend/shm/shm_backend.h"
 #include "lockstep/core/backend/wire/wire_backend.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/environment.h"
-#include "lockstep/core/base/host.h"
 #ifdef LOCKSTEP_HAS_GLOO
 #include "lockstep/core/backend/gloo/gloo_transport.h"
 #endif
@@ -17,16 +18,16 @@ namespace {
 
 std::shared_ptr<wire::Transport> make_transport(const std::string& engine, Store& keys, const Meeting& meeting,
                                                 const CommunicatorOptions& options) {
-#ifdef LOCKSTEP_HAS_GLOO
-  if (engine == "gloo") {
-    return make_gloo_transport(keys, meeting, {options.network.interface, options.network.route_to, {}});
+  if (engine == "mpi") {
+    // MPI itself waits without a bound for the members of a group: they meet here first.
+    exchange_values(keys, meeting, "mpi", "");
+    return mpi::make_mpi_transport(meeting, {options.network.mpi, options.global_ranks});
   }
-#endif
-  static_cast<void>(keys);
-  static_cast<void>(meeting);
-  static_cast<void>(options);
+#ifdef LOCKSTEP_HAS_GLOO
+  return make_gloo_transport(keys, meeting, {options.network.interface, options.network.route_to, {}});
+#else
   LS_CHECK(false, "no engine '", engine, "'");
-  return nullptr;
+#endif
 }
 
 }  // namespace
@@ -36,19 +37,16 @@ Engines available_engines() {
 #ifdef LOCKSTEP_HAS_GLOO
   engines.gloo = true;
 #endif
+  engines.mpi = mpi::has_module();
+  engines.launched_by_mpi = environment_string("OMPI_COMM_WORLD_SIZE") || environment_string("PMI_SIZE");
   return engines;
 }
 
 BuiltBackend build_backend(const std::shared_ptr<Store>& store, const Meeting& meeting,
-                           const CommunicatorOptions& options, const std::string& host_id) {
+                           const CommunicatorOptions& options) {
   const auto keys = make_prefix_store(store, options.backend + "/" + meeting.group);
-  const bool needs_hosts = options.backend == "hier" || (options.backend == "auto" && meeting.world_size > 1);
-  std::vector<std::string> host_ids;
-  if (needs_hosts) {
-    host_ids = exchange_values(*keys, meeting, "host", host_id.empty() ? base::own_host().id : host_id);
-  }
-  const BackendChoice choice =
-      choose_backend(options.backend, options.network.engine, meeting.world_size, host_ids, available_engines());
+  const BackendChoice choice = choose_backend(options.backend, options.network.engine, meeting.world_size,
+                                              options.host_ids, available_engines());
   BuiltBackend built{nullptr, choice.reason};
   if (choice.backend == "self") {
     built.backend = make_self_backend();
@@ -56,7 +54,7 @@ BuiltBackend build_backend(const std::shared_ptr<Store>& store, const Meeting& m
     built.backend = make_shm_backend(*keys, meeting);
   } else {
     const auto transport = make_transport(choice.engine, *keys, meeting, options);
-    built.backend = choice.backend == "hier" ? make_hier_backend(*keys, meeting, host_ids, transport)
+    built.backend = choice.backend == "hier" ? make_hier_backend(*keys, meeting, options.host_ids, transport)
                                              : wire::make_wire_backend(transport, meeting.group, meeting.deadline);
   }
   return built;

@@ -17,10 +17,10 @@ struct BuiltBackend {
   std::string reason;  ///< BackendChoice::reason
 };
 
-/// Collective over the meeting's ranks. `host_id`: this rank's host; empty: as the kernel says. Throws as
-/// choose_backend() and as the backends do.
+/// Collective over the meeting's ranks; `options.host_ids` says where they are. Throws as choose_backend() and as the
+/// backends do.
 BuiltBackend build_backend(const std::shared_ptr<Store>& store, const Meeting& meeting,
-                           const CommunicatorOptions& options, const std::string& host_id);
+                           const CommunicatorOptions& options);
 
 /// What this build and process can use between hosts.
 Engines available_engines();

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lockstep/core/backend/backend.h"
+#include "lockstep/core/backend/mpi/handle.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/dtype.h"
 #include "lockstep/core/base/error.h"
@@ -48,6 +49,7 @@ struct NetworkOptions {
   std::string engine = "auto";  ///< auto, gloo, mpi
   std::string interface = {};   ///< network interface by name; empty: the one that routes to `route_to`
   std::string route_to = {};    ///< a host that all ranks reach; empty: all ranks are on this host
+  MpiHandle mpi = {};           ///< of the mpi engine: a communicator of the world's ranks; by default MPI_COMM_WORLD
 };
 
 struct CommunicatorOptions {
@@ -60,6 +62,7 @@ struct CommunicatorOptions {
   std::string backend = "auto";            ///< of the group, as asked for, and of its subgroups
   NetworkOptions network = {};             ///< the same
   std::string backend_reason = {};         ///< for people
+  std::vector<std::string> host_ids = {};  ///< a rank each: equal where ranks share memory; empty: not known
   std::shared_ptr<Store> store = nullptr;  ///< where subgroups meet; null: none can be made
 };
 

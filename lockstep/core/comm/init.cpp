@@ -1,11 +1,15 @@
 #include "lockstep/core/comm/init.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
+#include "lockstep/core/backend/meeting.h"
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/host.h"
 #include "lockstep/core/base/log.h"
 #include "lockstep/core/comm/build_backend.h"
+#include "lockstep/core/comm/job_store.h"
 #include "lockstep/core/store/tcp_store.h"
 
 namespace lockstep {
@@ -42,20 +46,6 @@ std::shared_ptr<Store> connect_served_store(const std::string& address, const st
   return connect_tcp_store(address.substr(0, colon), port, token, deadline);
 }
 
-/// A store that its host keeps alive with it.
-class HostedStore {
- public:
-  static std::shared_ptr<Store> serve(const RankEnvironment& environment, int port) {
-    TcpStoreServerOptions options;
-    options.address = environment.master_address;
-    options.port = port;
-    options.token = environment.job_token;
-    auto server = std::make_shared<TcpStoreServer>(std::move(options));
-    auto store = server->local();
-    return std::shared_ptr<Store>(store.get(), [server, store](Store*) {});
-  }
-};
-
 std::shared_ptr<Store> meet(const RankEnvironment& environment, Deadline deadline) {
   if (const auto served = environment_string("LOCKSTEP_STORE")) {
     return connect_served_store(*served, environment.job_token, deadline);
@@ -66,11 +56,29 @@ std::shared_ptr<Store> meet(const RankEnvironment& environment, Deadline deadlin
   // torchrun's agent serves torch's own store at MASTER_PORT: ours takes the next port.
   const bool taken = environment_bool("TORCHELASTIC_USE_AGENT_STORE").value_or(false);
   const int port = environment.master_port + (taken ? 1 : 0);
-  if (environment.rank == 0) return HostedStore::serve(environment, port);
+  if (environment.rank == 0) return host_store(environment.master_address, port, environment.job_token).store;
   return connect_tcp_store(environment.master_address, port, environment.job_token, deadline);
 }
 
+/// Local rank, local world size and node rank, where no launcher said them.
+void find_place(RankEnvironment& environment, const std::vector<std::string>& host_ids) {
+  const base::HostMap map = base::group_by_host(host_ids);
+  environment.node_rank = map.host_of_rank[static_cast<std::size_t>(environment.rank)];
+  const std::vector<int>& here = map.ranks_of_host[static_cast<std::size_t>(environment.node_rank)];
+  environment.local_rank = static_cast<int>(std::ranges::find(here, environment.rank) - here.begin());
+  environment.local_world_size = static_cast<int>(here.size());
+}
+
 }  // namespace
+
+std::vector<std::string_view> built_in_backends() {
+  const Engines engines = available_engines();
+  std::vector<std::string_view> names = {"self", "shm"};
+  if (engines.gloo) names.push_back("gloo");
+  if (engines.mpi) names.push_back("mpi");
+  if (engines.gloo || engines.mpi) names.push_back("hier");
+  return names;
+}
 
 std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, int rank, int world_size,
                                                 const InitOptions& options) {
@@ -85,7 +93,14 @@ std::shared_ptr<Communicator> make_communicator(std::shared_ptr<Store> store, in
   communicator_options.network = options.network;
   communicator_options.dump_directory = environment_string("LOCKSTEP_FLIGHT_DIR").value_or("");
   const Meeting meeting{options.name, rank, world_size, deadline, options.while_waiting};
-  BuiltBackend built = build_backend(store, meeting, communicator_options, options.host_id);
+  communicator_options.host_ids = options.host_ids;
+  if (communicator_options.host_ids.empty()) {
+    const std::string host = options.host_id.empty() ? base::own_host().id : options.host_id;
+    communicator_options.host_ids =
+        world_size == 1 ? std::vector<std::string>{host}
+                        : exchange_values(*make_prefix_store(store, "hosts/" + options.name), meeting, "host", host);
+  }
+  BuiltBackend built = build_backend(store, meeting, communicator_options);
   communicator_options.store = std::move(store);
   communicator_options.backend_reason = std::move(built.reason);
   auto communicator = Communicator::create(std::move(built.backend), std::move(communicator_options));
@@ -109,6 +124,7 @@ Job init_from_environment(const InitOptions& given) {
                                   base::cat("attempt", environment.restart_count));
   }
   job.communicator = make_communicator(job.store, environment.rank, environment.world_size, options);
+  if (!environment.local_is_given) find_place(job.environment, job.communicator->options().host_ids);
   return job;
 }
 

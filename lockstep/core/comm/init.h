@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/core/base/environment.h"
@@ -15,6 +16,7 @@ struct InitOptions {
   std::string backend = "auto";  ///< auto, self, shm, gloo, mpi, hier
   NetworkOptions network = {};   ///< between hosts
   std::string host_id = {};      ///< ranks that say the same are taken to share memory; empty: as the kernel says
+  std::vector<std::string> host_ids = {};  ///< of all ranks, where they are known; empty: they tell each other
   std::string name = "world";
   std::vector<int> global_ranks = {};                 ///< see CommunicatorOptions
   Duration timeout = std::chrono::seconds(300);       ///< default deadline of each operation
@@ -22,6 +24,9 @@ struct InitOptions {
   /// Called every few milliseconds until all ranks have arrived; what it throws ends the wait.
   std::function<void()> while_waiting = {};
 };
+
+/// The backends of this build, by the names that InitOptions::backend takes.
+std::vector<std::string_view> built_in_backends();
 
 /// A communicator, and the store that its ranks met in.
 struct Job {
@@ -32,6 +37,8 @@ struct Job {
 
 /// Joins the job that the launcher's environment describes (see read_rank_environment): connects to the launcher's
 /// store, or lets rank 0 host one at MASTER_ADDR:MASTER_PORT, waits for all ranks and builds the world's communicator.
+/// Where the launcher did not say how ranks are spread over hosts, they tell each other (core/base/host.h), and local
+/// rank, local world size and node rank are what that comes to.
 ///
 /// LOCKSTEP_BACKEND, LOCKSTEP_NETWORK and LOCKSTEP_INTERFACE stand in for options that are auto or empty.
 /// LOCKSTEP_TIMEOUT and LOCKSTEP_INIT_TIMEOUT (seconds) override the options. Throws UsageError for a contradictory

@@ -54,7 +54,10 @@ std::shared_ptr<Communicator> build(Communicator& parent, std::span<const int> r
   init.name = options.name.empty() ? base::cat(parent.name(), "{", text_of(ranks), "}") : options.name;
   init.timeout = options.timeout.value_or(from.timeout);
   init.init_timeout = options.init_timeout.value_or(init.timeout);
-  for (const int rank : ranks) init.global_ranks.push_back(parent.global_rank(rank));
+  for (const int rank : ranks) {
+    init.global_ranks.push_back(parent.global_rank(rank));
+    if (!from.host_ids.empty()) init.host_ids.push_back(from.host_ids[static_cast<std::size_t>(rank)]);
+  }
   // Members that have ended, or a parent that has failed: nobody will come.
   init.while_waiting = [&parent, ranks] { parent.look_after(ranks); };
   auto store = make_prefix_store(from.store, key);

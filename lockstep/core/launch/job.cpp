@@ -9,9 +9,9 @@
 #include <optional>
 
 #include "lockstep/core/base/check.h"
-#include "lockstep/core/base/environment.h"
 #include "lockstep/core/io/socket.h"
 #include "lockstep/core/launch/nodes.h"
+#include "lockstep/core/launch/preview.h"
 #include "lockstep/core/launch/random_id.h"
 #include "lockstep/core/launch/signals.h"
 #include "lockstep/core/launch/supervisor.h"
@@ -22,7 +22,6 @@ namespace lockstep::launch {
 namespace {
 
 constexpr const char* kNarrator = "lockstep run";
-constexpr const char* kLoopback = "127.0.0.1";
 
 void say(const std::string& text) { std::fprintf(stderr, "%s: %s\n", kNarrator, text.c_str()); }
 
@@ -47,22 +46,19 @@ class Job {
   bool spans_nodes() const { return options_.nnodes > 1; }
 
   void name_job() {
-    plan_.run_id = options_.run_id;
-    if (plan_.run_id.empty()) plan_.run_id = spans_nodes() ? "none" : random_hex(4);
-    if (const auto token = environment_string("LOCKSTEP_JOB_TOKEN")) {
-      plan_.job_token = *token;
-    } else if (!spans_nodes()) {
-      plan_.job_token = random_hex(16);
-    } else {
-      plan_.job_token = "run-id:" + plan_.run_id;
+    plan_ = plan_of(options_);
+    if (plan_.run_id.empty()) plan_.run_id = random_hex(4);
+    const JobToken token = choose_token(options_, plan_.run_id);
+    plan_.job_token = token.value;
+    if (token.is_weak) {
       say("LOCKSTEP_JOB_TOKEN is not set: whoever knows the run id '" + plan_.run_id +
-          "' can join this job; set it to a secret on all nodes");
+          "' can join this job; set it to a secret on all nodes, or give a --token-file");
     }
   }
 
   /// Node 0 serves, the others connect. False where a signal came first.
   bool open_store() {
-    const std::string host = endpoint_host();
+    const std::string host = endpoint_host(options_);
     if (options_.node_rank == 0) {
       TcpStoreServerOptions server;
       server.address = host;
@@ -92,14 +88,6 @@ class Job {
     }
   }
 
-  std::string endpoint_host() const {
-    if (!options_.endpoint_host.empty()) return options_.endpoint_host;
-    return spans_nodes() ? options_.master_address : kLoopback;
-  }
-
-  /// All interfaces are an address to listen on, not one to connect to.
-  static std::string reachable(const std::string& host) { return host == "0.0.0.0" ? kLoopback : host; }
-
   /// A port on which rank 0 may listen: the one asked for, or a free one.
   int choose_master_port() const {
     const int asked = server_->port() == options_.master_port ? 0 : options_.master_port;
@@ -108,14 +96,6 @@ class Job {
 
   /// Ranks and ports. False where a signal came first.
   bool settle_shape() {
-    plan_.nnodes = options_.nnodes;
-    plan_.node_rank = options_.node_rank;
-    plan_.local_world_size = options_.nproc_per_node;
-    plan_.max_restarts = options_.max_restarts;
-    plan_.role = options_.role;
-    plan_.pin = options_.pin;
-    plan_.set_threads = !environment_string("OMP_NUM_THREADS");
-    plan_.master_address = reachable(options_.master_address.empty() ? endpoint_host() : options_.master_address);
     const int master_port = options_.node_rank == 0 ? choose_master_port() : 0;
     JobShape shape{0, options_.nproc_per_node, master_port};
     if (spans_nodes()) {
@@ -243,7 +223,7 @@ void require_local_rank(const char* flag, int local_rank, const JobOptions& opti
 
 }  // namespace
 
-void validate(const JobOptions& options) {
+void validate_flags(const JobOptions& options) {
   LS_REQUIRE(!options.command.empty(), "no program was given; lockstep run [flags] -- PROGRAM [arguments]");
   LS_REQUIRE(options.nproc_per_node > 0, "--nproc-per-node ", options.nproc_per_node, ": expected 1 or more");
   LS_REQUIRE(options.nnodes > 0, "--nnodes ", options.nnodes, ": expected 1 or more");
@@ -262,6 +242,10 @@ void validate(const JobOptions& options) {
     require_local_rank("--redirects", options.redirects.highest_rank(), options);
   if (options.tee.highest_rank() >= 0) require_local_rank("--tee", options.tee.highest_rank(), options);
   for (const int local_rank : options.shown) require_local_rank("--local-ranks-filter", local_rank, options);
+}
+
+void validate(const JobOptions& options) {
+  validate_flags(options);
   find_program(options.command[0]);
 }
 

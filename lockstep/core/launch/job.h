@@ -18,6 +18,7 @@ struct JobOptions {
   int endpoint_port = 0;       ///< 0: a free one; must be known where nnodes > 1
   std::string master_address;  ///< MASTER_ADDR of the workers; empty: the endpoint's host
   int master_port = 0;         ///< MASTER_PORT of the workers; 0: a free one
+  std::string token_file;      ///< holds the job's secret; empty: see choose_token()
   std::string run_id;          ///< names the job and its log directory; empty: random, or "none" where nnodes > 1
   std::string role = "default";
   int max_restarts = 0;
@@ -35,6 +36,8 @@ struct JobOptions {
 
 /// What is wrong with the options as a whole, as a UsageError that names the flag.
 void validate(const JobOptions& options);
+/// The same, but for the program, which it leaves unseen.
+void validate_flags(const JobOptions& options);
 
 /// Runs the workers of this node until the job has ended on all nodes; restarts them all after a failure, max_restarts
 /// times. Returns the exit code: 0, or that of the first worker that failed (128 + signal), or 130 after Ctrl-C.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "lockstep/core/backend/background.h"
 #include "lockstep/core/backend/hier/runner.h"
 #include "lockstep/core/backend/self/self_backend.h"
 #include "lockstep/core/backend/shm/shm_backend.h"
@@ -19,7 +20,13 @@ class HierBackend final : public Backend {
       : cross_(backends.cross.get()),
         inner_(*backends.inner),
         runner_(std::make_shared<hier::Runner>(std::move(backends), std::move(topology), group)),
-        topology_(runner_->topology()) {}
+        topology_(runner_->topology()) {
+    if (runner_->any_thread()) Background::add(runner_);
+  }
+
+  ~HierBackend() override { Background::remove(*runner_); }
+  HierBackend(const HierBackend&) = delete;
+  HierBackend& operator=(const HierBackend&) = delete;
 
   std::string_view name() const noexcept override { return "hier"; }
   int rank() const noexcept override { return topology_.rank; }

@@ -15,7 +15,7 @@ namespace lockstep::hier {
 /// Of the caller's buffer, each carrier's part of one pipelined segment.
 inline constexpr std::size_t kShardBytes = 1u << 20;
 /// Segments that are inside the host, or on the wire, before the first is finished.
-inline constexpr std::size_t kSegmentsInFlight = 3;
+inline constexpr std::size_t kSegmentsInFlight = 6;
 
 /// Who carries a step out.
 enum class Engine : std::uint8_t {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "lockstep/core/backend/background.h"
 #include "lockstep/core/backend/packed.h"
 #include "lockstep/core/backend/turn.h"
 #include "lockstep/core/base/check.h"
@@ -292,7 +293,9 @@ void Runner::show_in_flight() {
   const auto me = std::this_thread::get_id();
   if (user_ != me) shown_ = false;
   user_ = me;
-  if (shown_ || idle()) return;
+  if (idle()) return;
+  Background::wake();
+  if (shown_) return;
   InFlightList::of_this_thread().add(weak_from_this());
   shown_ = true;
 }
@@ -310,6 +313,20 @@ bool Runner::progress_from_elsewhere() noexcept {
       more = false;  // The group's failure is kept, and its next call will say so.
     }
     shown_ = more;
+  }
+  entered_.store(false, std::memory_order_release);
+  return more;
+}
+
+bool Runner::progress_in_background() noexcept {
+  if (entered_.exchange(true, std::memory_order_acquire)) return true;
+  bool more = !idle();
+  if (more && !failure_.poll()) {
+    try {
+      progress();
+    } catch (...) {
+      // As above.
+    }
   }
   entered_.store(false, std::memory_order_release);
   return more;

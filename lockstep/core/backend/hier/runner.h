@@ -41,6 +41,7 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   ~Runner() override;
 
   const Topology& topology() const noexcept { return topology_; }
+  bool any_thread() const noexcept { return backends_.transport->any_thread(); }
   void start(const Collective& collective, Deadline deadline);
   bool test(std::uint64_t sequence);
   void wait(std::uint64_t sequence, Deadline deadline);
@@ -56,6 +57,7 @@ class Runner final : public InFlight, public std::enable_shared_from_this<Runner
   PeerState last_seen(int rank) const;
 
   bool progress_from_elsewhere() noexcept override;
+  bool progress_in_background() noexcept override;
 
  private:
   static constexpr std::size_t kCapacity = 256;  ///< operations in flight

@@ -45,6 +45,7 @@ class Engine final : public InFlight, public std::enable_shared_from_this<Engine
   PeerState last_seen(int rank) const;
 
   bool progress_from_elsewhere() noexcept override;
+  bool progress_in_background() noexcept override;
 
  private:
   static constexpr std::uint64_t kCapacity = 256;  ///< operations in flight

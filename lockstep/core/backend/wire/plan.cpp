@@ -256,10 +256,10 @@ Plan plan_for(const Collective& collective, int world_size, const Constants& con
   const std::size_t width = size_of(collective.dtype);
   const bool two_step = plan.algorithm == Algorithm::kTwoStep;
   if (!reduces(collective.kind) && !two_step) return plan;
-  // A piece is small enough for several in flight to overlap, and large enough for each message to fill a packet or so.
-  const std::size_t per_rank = collective.kind == OpKind::kReduceScatter ? kPieceBytes / world : kPieceBytes;
-  const std::size_t least = two_step ? world * (16u << 10) : (64u << 10);
-  plan.piece = std::min(length, std::max(per_rank, least) / width);
+  // What is not overlapped is one piece, so it is small against the whole; but every message fills several packets.
+  const std::size_t most = collective.kind == OpKind::kReduceScatter ? kPieceBytes / world : kPieceBytes;
+  const std::size_t least = two_step ? world * (64u << 10) : (64u << 10);
+  plan.piece = std::min(length, std::max(std::min(length * width / 32, most), least) / width);
   plan.pieces = (length + plan.piece - 1) / plan.piece;
   if (!reduces(collective.kind)) return plan;
   const std::size_t chunk = two_step ? partition(plan.piece, world, 0, 64 / width).size() : plan.piece;

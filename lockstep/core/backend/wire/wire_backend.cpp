@@ -1,5 +1,6 @@
 #include "lockstep/core/backend/wire/wire_backend.h"
 
+#include "lockstep/core/backend/background.h"
 #include "lockstep/core/backend/buffers.h"
 #include "lockstep/core/backend/wire/engine.h"
 
@@ -11,7 +12,13 @@ class WireBackend final : public Backend {
   WireBackend(std::shared_ptr<Transport> transport, const std::string& group, Deadline deadline)
       : engine_(std::make_shared<Engine>(std::move(transport), group)), transport_(engine_->transport()) {
     engine_->measure(deadline);
+    // An engine that may be called by one thread alone moves in its calls.
+    if (transport_.any_thread()) Background::add(engine_);
   }
+
+  ~WireBackend() override { Background::remove(*engine_); }
+  WireBackend(const WireBackend&) = delete;
+  WireBackend& operator=(const WireBackend&) = delete;
 
   std::string_view name() const noexcept override { return transport_.name(); }
   int rank() const noexcept override { return transport_.rank(); }

@@ -8,7 +8,8 @@
 
 namespace lockstep::wire {
 
-/// Every operation of Backend over a transport. Operations progress in whoever calls; no thread is started here.
+/// Every operation of Backend over a transport. Operations progress in whoever calls and, where the transport may be
+/// called by any thread, in one thread that all groups of the process share (background.h).
 ///
 /// Memory: of a rank, whatever the message sizes: 8 headers of 2 KiB for each peer; up to kPiecesInFlight pieces of
 ///         what the others contribute to a reduction (plan.h). allocate() gives memory of this process: no path is

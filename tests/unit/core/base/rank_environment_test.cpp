@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <map>
 #include <string>
 #include <vector>
@@ -7,6 +9,7 @@
 
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/error.h"
+#include "lockstep/core/io/file.h"
 #include "tests/unit/core/base/scoped_environment.h"
 
 namespace lockstep {
@@ -332,6 +335,37 @@ TEST(ReadRankEnvironmentOfAJob, CarriesTokenNameAndRestarts) {
   EXPECT_EQ(env.job_token, "secret");
   EXPECT_EQ(env.run_id, "job-7");
   EXPECT_EQ(env.restart_count, 2);
+}
+
+TEST(ReadRankEnvironmentOfAJob, SaysWhereItGuessed) {
+  const auto is_given = [](const Variables& variables) {
+    ScopedEnvironment environment;
+    for (const auto& [name, value] : variables) environment.set(name, value);
+    return read_rank_environment().local_is_given;
+  };
+  EXPECT_FALSE(is_given({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "node0"}}));
+  EXPECT_FALSE(is_given({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "localhost"}}));
+  EXPECT_FALSE(is_given({{"PMI_RANK", "1"}, {"PMI_SIZE", "4"}}));
+  EXPECT_TRUE(is_given({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "0"}, {"LOCAL_WORLD_SIZE", "1"}}));
+  EXPECT_TRUE(is_given({{"RANK", "0"}, {"WORLD_SIZE", "1"}}));
+  EXPECT_TRUE(is_given({}));
+}
+
+TEST(ReadJobToken, ComesFromTheEnvironmentOrAFile) {
+  ScopedEnvironment environment;
+  EXPECT_EQ(read_job_token(), std::nullopt);
+  const io::TempDirectory directory;
+  const std::string path = directory.path() + "/token";
+  io::write_file_atomic(path, "from the file\n", io::Durability::kCached);
+  ASSERT_EQ(::chmod(path.c_str(), 0600), 0);
+  environment.set("LOCKSTEP_JOB_TOKEN_FILE", path);
+  EXPECT_EQ(read_job_token(), "from the file");
+  EXPECT_EQ(read_rank_environment().job_token, "from the file");
+  environment.set("LOCKSTEP_JOB_TOKEN", "from the environment");
+  EXPECT_EQ(read_job_token(), "from the environment");
+  environment.set("LOCKSTEP_JOB_TOKEN", "");
+  ASSERT_EQ(::chmod(path.c_str(), 0644), 0);
+  EXPECT_THROW(read_job_token(), UsageError);
 }
 
 TEST(ReadRankEnvironmentOfAJob, TakesSlurmsJobForAName) {

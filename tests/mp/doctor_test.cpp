@@ -1,0 +1,150 @@
+// `lockstep doctor` in real jobs.
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/mp/exact_sum.h"
+
+namespace lockstep::mp {
+namespace {
+
+using nlohmann::json;
+using support::ProcessResult;
+using testing::AllOf;
+using testing::HasSubstr;
+
+/// How many CPUs the tests have is the machine's affair, so here nothing is bound and threads are told.
+ProcessOptions unbound() {
+  ProcessOptions options;
+  options.environment = {{"OMP_NUM_THREADS", "1"}, {"LOCKSTEP_AFFINITY", "none"}};
+  return options;
+}
+
+ProcessEnd doctor_of(int ranks, const Arguments& flags = {}, const ProcessOptions& options = unbound()) {
+  return support::run_program(joined({{LOCKSTEP_PROGRAM, "run", "--quiet", "--no-prefix", "--nproc-per-node",
+                                       std::to_string(ranks), "--", LOCKSTEP_PROGRAM, "doctor"},
+                                      flags}),
+                              options);
+}
+
+std::set<std::string> kinds_of(const json& page) {
+  std::set<std::string> kinds;
+  for (const json& problem : page["problems"]) kinds.insert(problem["problem"].get<std::string>());
+  return kinds;
+}
+
+/// Of a host with `ranks` ranks: what depends on the machine that runs this test.
+std::set<std::string> expected_kinds(const json& page, int ranks) {
+  const double quota = page["ranks"][0]["quota"].get<double>();
+  int cpus = static_cast<int>(page["ranks"][0]["cpus"].size());
+  if (quota > 0) cpus = std::min(cpus, std::max(1, static_cast<int>(quota)));
+  return ranks > cpus ? std::set<std::string>{"too_many_ranks"} : std::set<std::string>{};
+}
+
+TEST(Doctor, OfOneTwoAndThreeRanksAsJson) {
+  for (const int ranks : {1, 2, 3}) {
+    const ProcessEnd end = doctor_of(ranks, {"--json"});
+    ASSERT_EQ(lines_of(end.out).size(), 1u) << end.out << end.err;
+    const json page = json::parse(end.out);
+    EXPECT_EQ(page["backend"], ranks == 1 ? "self" : "shm");
+    EXPECT_EQ(page["world_size"], ranks);
+    ASSERT_EQ(page["hosts"].size(), 1u);
+    EXPECT_EQ(page["hosts"][0]["ranks"].size(), static_cast<std::size_t>(ranks));
+    ASSERT_EQ(page["ranks"].size(), static_cast<std::size_t>(ranks));
+    for (int rank = 0; rank < ranks; ++rank) {
+      const json& facts = page["ranks"][static_cast<std::size_t>(rank)];
+      EXPECT_EQ(facts["rank"], rank);
+      EXPECT_EQ(facts["local_rank"], rank);
+      EXPECT_EQ(facts["launcher"], "lockstep");
+      EXPECT_EQ(facts["has_token"], true);
+      EXPECT_EQ(facts["omp_num_threads"], "1");
+      EXPECT_GT(facts["store_us"].get<double>(), 0);
+      EXPECT_THAT(facts["build"].get<std::string>(), HasSubstr("backends self shm"));
+      // One kernel, one clock: off by no more than the measurement is unsure of.
+      EXPECT_LE(std::abs(facts["clock_us"].get<double>()), facts["clock_error_us"].get<double>() + 1);
+    }
+    ASSERT_EQ(page["links"].size(), ranks > 1 ? 1u : 0u);
+    if (ranks > 1) {
+      EXPECT_EQ(page["links"][0]["ranks"], (json{0, 1}));
+      EXPECT_EQ(page["links"][0]["inside_host"], true);
+      EXPECT_GT(page["links"][0]["latency_us"].get<double>(), 0);
+      EXPECT_GT(page["links"][0]["gigabytes_per_s"].get<double>(), 0);
+    }
+    EXPECT_EQ(kinds_of(page), expected_kinds(page, ranks)) << end.out;
+    EXPECT_EQ(end.exit_code, page["problems"].empty() ? 0 : 1);
+  }
+}
+
+TEST(Doctor, OfOneTwoAndThreeRanksForPeople) {
+  for (const int ranks : {1, 2, 3}) {
+    const ProcessEnd end = doctor_of(ranks);
+    const std::string backend = ranks == 1 ? "self" : "shm";
+    EXPECT_THAT(end.out, HasSubstr(std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks") + " on 1 host, backend " +
+                                   backend + ", environment of lockstep\nlockstep "));
+    EXPECT_THAT(end.out, AllOf(HasSubstr("\nhosts\n"), HasSubstr("\nranks\n")));
+    EXPECT_EQ(end.out.find("\nlinks (") != std::string::npos, ranks > 1) << end.out;
+    EXPECT_EQ(end.exit_code == 0, end.out.find("\nno problems found\n") != std::string::npos) << end.out;
+  }
+}
+
+TEST(Doctor, AloneIsAWorldOfOne) {
+  const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "doctor"});
+  EXPECT_EQ(end.exit_code, 0) << end.err;
+  EXPECT_THAT(end.out, AllOf(HasSubstr("1 rank on 1 host, backend self\n"), HasSubstr("no problems found\n")));
+}
+
+/// Ranks that say where they are: a and b take turns.
+ProcessResult on_two_hosts(int ranks, const Arguments& extra) {
+  const int port = free_port();
+  std::vector<Arguments> commands;
+  for (int rank = 0; rank < ranks; ++rank) {
+    commands.push_back(joined({{"/usr/bin/env", "RANK=" + std::to_string(rank), "WORLD_SIZE=" + std::to_string(ranks),
+                                "MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + std::to_string(port),
+                                std::string("LOCKSTEP_HOST_ID=") + (rank % 2 == 0 ? "a" : "b"), "OMP_NUM_THREADS=1"},
+                               extra,
+                               {LOCKSTEP_PROGRAM, "doctor", "--json"}}));
+  }
+  return support::run_programs(commands);
+}
+
+TEST(Doctor, MeasuresInsideHostsAndBetweenThem) {
+  const ProcessResult result = on_two_hosts(4, {"LOCKSTEP_JOB_TOKEN=secret"});
+  const json page = json::parse(result.ranks[0].out);
+  EXPECT_EQ(page["hosts"][0]["ranks"], (json{0, 2}));
+  EXPECT_EQ(page["hosts"][1]["ranks"], (json{1, 3}));
+  std::set<std::string> links;
+  for (const json& link : page["links"]) links.insert(link["ranks"].dump() + link["inside_host"].dump());
+  EXPECT_EQ(links, (std::set<std::string>{"[0,1]false", "[0,2]true", "[1,3]true"}));
+  EXPECT_EQ(page["ranks"][3]["local_rank"], 1);
+  for (std::size_t rank = 1; rank < 4; ++rank) {
+    EXPECT_EQ(result.ranks[rank].exit_code, 0) << result;
+    EXPECT_EQ(result.ranks[rank].out, "") << "the page is rank 0's";
+  }
+}
+
+TEST(Doctor, FindsWhatIsWrongAndSaysSoInItsExitCode) {
+  const ProcessResult result = on_two_hosts(2, {});
+  const json page = json::parse(result.ranks[0].out);
+  EXPECT_EQ(kinds_of(page), (std::set<std::string>{"no_token"}));
+  EXPECT_EQ(result.ranks[0].exit_code, 1);
+  EXPECT_EQ(result.ranks[1].exit_code, 0);
+}
+
+TEST(Doctor, RanksThatDoNotComeTogether) {
+  ProcessOptions options;
+  options.environment = {{"RANK", "0"},
+                         {"WORLD_SIZE", "2"},
+                         {"MASTER_PORT", std::to_string(free_port())},
+                         {"LOCKSTEP_INIT_TIMEOUT", "0.3"}};
+  const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "doctor"}, options);
+  EXPECT_EQ(end.exit_code, 1);
+  EXPECT_EQ(end.out, "");
+  EXPECT_THAT(end.err, AllOf(HasSubstr("lockstep doctor: rank 0/2"), HasSubstr("rank 1")));
+  EXPECT_EQ(lines_of(end.err).size(), 1u) << end.err;
+}
+
+}  // namespace
+}  // namespace lockstep::mp

@@ -1,0 +1,62 @@
+#pragma once
+// A job whose ranks add up what only they know, for the launchers that people have.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "lockstep/core/base/error.h"
+#include "lockstep/core/io/socket.h"
+#include "lockstep/core/launch/process.h"
+#include "tests/mp/lockstep_program.h"
+
+namespace lockstep::mp {
+
+/// The worker "exact_sum" joins its job by its environment, adds over all ranks, compares with ==, and prints one line:
+/// "LAUNCHER rank R/W local L/LW node N".
+inline Arguments exact_sum_command() { return support::worker_command("exact_sum"); }
+
+/// The lines of a world on one host, all of it well.
+inline std::set<std::string> lines_on_one_host(const std::string& launcher, int world_size) {
+  std::set<std::string> out;
+  for (int rank = 0; rank < world_size; ++rank) {
+    const std::string who = std::to_string(rank) + "/" + std::to_string(world_size);
+    out.insert(launcher + " rank " + who + " local " + who + " node 0");
+  }
+  return out;
+}
+
+/// A program's path, or nothing where it is not installed.
+inline std::string find_installed(const std::string& program) {
+  try {
+    return launch::find_program(program);
+  } catch (const UsageError&) {
+    return "";
+  }
+}
+
+/// A port that was free a moment ago, and so was the next one.
+inline int free_port() {
+  for (;;) {
+    const io::Listener first("127.0.0.1", 0);
+    if (first.port() == 65535) continue;
+    try {
+      const io::Listener second("127.0.0.1", first.port() + 1);
+      return first.port();
+    } catch (const SystemError&) {
+      continue;
+    }
+  }
+}
+
+inline Arguments joined(std::initializer_list<Arguments> parts) {
+  Arguments out;
+  for (const Arguments& part : parts) out.insert(out.end(), part.begin(), part.end());
+  return out;
+}
+
+}  // namespace lockstep::mp
