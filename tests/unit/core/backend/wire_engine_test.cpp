@@ -1,7 +1,6 @@
 // What the engines between hosts do with many operations at once, and where something goes wrong: over threads, so that
 // ThreadSanitizer sees them. tests/net has the same over real hosts.
 
-#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <string>
@@ -84,31 +83,6 @@ TEST_P(WireFailures, ATimeoutNamesWhoIsMissing) {
       complaints = told_of_a_timeout(GetParam(), guilty);
     } while (!complaints.empty() && --tries > 0);
     EXPECT_THAT(complaints, ::testing::IsEmpty());
-  });
-}
-
-// The root has begun, but looks after it only once the other has given up: its bytes must not come after that.
-TEST_P(WireFailures, AfterAFailureTheBuffersAreTheCallers) {
-  std::atomic<int> stage{0};
-  on_ranks(GetParam(), [&](Communicator& communicator, int rank, int) {
-    const int root = kRanks - 1;
-    std::vector<std::int32_t> x(500009, 1);
-    communicator.barrier();
-    if (rank == root) {
-      communicator.broadcast_async(x.data(), x.size(), kInt, root);
-      ++stage;
-      await(stage, kRanks);
-      EXPECT_THROW(communicator.progress(), Error);
-      ++stage;
-      return;
-    }
-    await(stage, 1);
-    const OpOptions options{.timeout = std::chrono::milliseconds(50)};
-    EXPECT_THROW(communicator.broadcast(x.data(), x.size(), kInt, root, options), Error);
-    std::ranges::fill(x, 7);
-    ++stage;
-    await(stage, kRanks + 1);
-    EXPECT_EQ(x, std::vector<std::int32_t>(x.size(), 7));
   });
 }
 
