@@ -83,7 +83,7 @@ TEST(Doctor, OfOneTwoAndThreeRanksForPeople) {
     const ProcessEnd end = doctor_of(ranks);
     const std::string backend = ranks == 1 ? "self" : "shm";
     EXPECT_THAT(end.out, HasSubstr(std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks") + " on 1 host, backend " +
-                                   backend + ", environment of lockstep\nlockstep "));
+                                   backend + ", environment of lockstep\nchosen because: "));
     EXPECT_THAT(end.out, AllOf(HasSubstr("\nhosts\n"), HasSubstr("\nranks\n")));
     EXPECT_EQ(end.out.find("\nlinks (") != std::string::npos, ranks > 1) << end.out;
     EXPECT_EQ(end.exit_code == 0, end.out.find("\nno problems found\n") != std::string::npos) << end.out;
@@ -142,7 +142,7 @@ TEST(Doctor, RanksThatDoNotComeTogether) {
   const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "doctor"}, options);
   EXPECT_EQ(end.exit_code, 1);
   EXPECT_EQ(end.out, "");
-  EXPECT_THAT(end.err, AllOf(HasSubstr("lockstep doctor: rank 0/2"), HasSubstr("rank 1")));
+  EXPECT_THAT(end.err, AllOf(HasSubstr("lockstep doctor: rank 0/2"), HasSubstr("rank(s) 1")));
   EXPECT_EQ(lines_of(end.err).size(), 1u) << end.err;
 }
 

@@ -133,7 +133,8 @@ TEST(OtherLaunchers, NothingButVariablesAndARankThatNeverComes) {
   }
   const ProcessResult result = support::run_programs(commands);
   EXPECT_EQ(result.ranks[0].exit_code, support::kThrew) << result;
-  EXPECT_THAT(result.ranks[0].err, HasSubstr("TimeoutError: rank 0/4 group world: waited 0.5 s for rank 1, 3;"))
+  EXPECT_THAT(result.ranks[0].err,
+              HasSubstr("TimeoutError: rank 0/4 group world: waited 0.5 s for rank(s) 1, 3 to arrive"))
       << result;
   EXPECT_NE(result.ranks[1].exit_code, 0) << result;
 }
