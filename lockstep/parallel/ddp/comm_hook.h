@@ -13,9 +13,9 @@ namespace lockstep {
 
 /// What a hook sees of a bucket of gradients. Valid during the call.
 struct GradientBucket {
-  std::size_t index = 0;    ///< in the order of launches, the same on all ranks
-  bool is_last = false;     ///< of the backward
-  at::Tensor buffer;        ///< flat, backend memory: all gradients of the bucket, one after the other, with gaps
+  std::size_t index = 0;  ///< in the order of launches, the same on all ranks
+  bool is_last = false;   ///< of the backward
+  at::Tensor buffer;      ///< flat, backend memory: all gradients of the bucket, one after the other, with gaps
   /// Gradients in `buffer`, in the shapes of their parameters.
   std::vector<at::Tensor> gradients;
   std::vector<std::string> parameters;  ///< their names

@@ -28,18 +28,18 @@ struct DdpOptions {
 
 /// What DDP measured; times are of this rank.
 struct DdpStatistics {
-  std::int64_t steps = 0;           ///< backward passes that synchronised
-  Duration exposed{};               ///< total time that communication added to backward: last_wait and last_in_hooks
-  Duration hidden{};                ///< total time that buckets were on their way while backward computed
-  Duration last_wait{};             ///< of the last step: waiting for buckets at the end of backward
-  Duration last_in_hooks{};         ///< of the last step: launching buckets and moving bytes between two layers
-  Duration last_hidden{};           ///< of the last step
-  std::int64_t bytes = 0;           ///< of gradients that were averaged: buckets, once per step
-  std::int64_t gradient_copies = 0; ///< gradients that were found outside of their slot and copied into it
+  std::int64_t steps = 0;            ///< backward passes that synchronised
+  Duration exposed{};                ///< total time that communication added to backward: last_wait and last_in_hooks
+  Duration hidden{};                 ///< total time that buckets were on their way while backward computed
+  Duration last_wait{};              ///< of the last step: waiting for buckets at the end of backward
+  Duration last_in_hooks{};          ///< of the last step: launching buckets and moving bytes between two layers
+  Duration last_hidden{};            ///< of the last step
+  std::int64_t bytes = 0;            ///< of gradients that were averaged: buckets, once per step
+  std::int64_t gradient_copies = 0;  ///< gradients that were found outside of their slot and copied into it
   std::vector<std::size_t> bucket_bytes;  ///< sizes of the buckets, in launch order
   std::vector<std::string> last_unused;   ///< find_unused_parameters, static_graph: parameters without a gradient on
                                           ///< this rank in the last step
-  bool rebuilt = false;             ///< buckets follow the order in which gradients arrive
+  bool rebuilt = false;                   ///< buckets follow the order in which gradients arrive
 };
 
 }  // namespace lockstep

@@ -38,8 +38,8 @@ struct Gradient {
   Adopted adopt();
 
   // ---- of one backward ----
-  bool ready = false;          // In its bucket: final, as far as this rank is concerned.
-  int arrivals = 0;            // How often it was accumulated.
+  bool ready = false;  // In its bucket: final, as far as this rank is concerned.
+  int arrivals = 0;    // How often it was accumulated.
   bool arrived_since_average = false;
   // Of a gradient that this rank does not use: what it is worth if no other rank uses it either.
   at::Tensor kept;

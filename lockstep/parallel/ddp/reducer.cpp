@@ -87,18 +87,21 @@ void Reducer::after_forward(const std::vector<at::Tensor>& outputs) {
     if (!output.requires_grad() || output.is_leaf()) continue;
     // Backwards may run inside of this one (activation checkpointing): its end is the one that counts.
     output.register_hook([weak = weak_from_this()](const at::Tensor&) {
-      const auto self = weak.lock();
-      if (self == nullptr || self->end_is_queued_) return;
-      self->end_is_queued_ = true;
-      self->backward_start_ = Clock::now();
-      torch::autograd::Engine::get_default_engine().queue_callback([weak] {
-        const auto self = weak.lock();
-        if (self == nullptr) return;
-        self->end_is_queued_ = false;
-        if (self->in_backward_) self->finish_backward();
-      });
+      if (const auto self = weak.lock()) self->queue_end();
     });
   }
+}
+
+void Reducer::queue_end() {
+  if (end_is_queued_) return;
+  end_is_queued_ = true;
+  backward_start_ = Clock::now();
+  torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (self == nullptr) return;
+    self->end_is_queued_ = false;
+    if (self->in_backward_) self->finish_backward();
+  });
 }
 
 void Reducer::on_gradient(std::size_t index) {
@@ -130,13 +133,7 @@ void Reducer::on_gradient(std::size_t index) {
 void Reducer::begin_backward() {
   in_backward_ = true;
   reset_buckets();
-  if (!end_is_queued_) {
-    backward_start_ = Clock::now();
-    torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this()] {
-      const auto self = weak.lock();
-      if (self != nullptr && self->in_backward_) self->finish_backward();
-    });
-  }
+  queue_end();
   for (std::size_t i = 0; i < gradients_.size(); ++i) {
     const bool never = options_.static_graph ? graph_is_known_ && expected_[i] == 0 : !reached_.empty() && !reached_[i];
     if (never) mark_unused(gradients_[i]);
@@ -208,10 +205,11 @@ void Reducer::settle_absent_gradients() {
 
 std::string Reducer::missing_gradients() const {
   const auto [missing, names] = names_of(gradients_, [](const Gradient& gradient) { return !gradient.ready; });
-  return base::cat(missing, " of ", gradients_.size(), " parameters got no gradient in this backward: ", names,
-                   "; the loss must depend on every parameter: set find_unused_parameters (or static_graph, where it is "
-                   "the same in every step), leave unused ones out of the module, or freeze them "
-                   "(requires_grad_(false)); and no backward may run inside another");
+  return base::cat(
+      missing, " of ", gradients_.size(), " parameters got no gradient in this backward: ", names,
+      "; the loss must depend on every parameter: set find_unused_parameters (or static_graph, where it is "
+      "the same in every step), leave unused ones out of the module, or freeze them "
+      "(requires_grad_(false)); and no backward may run inside another");
 }
 
 std::string Reducer::changed_graph() const {

@@ -25,8 +25,8 @@ namespace lockstep::ddp {
 /// How a forward and its backward take part.
 struct StepPlan {
   bool synchronise = true;
-  int root = 0;       ///< whose order of gradients counts
-  int divisor = 0;    ///< of the sum over ranks; 0: the world size
+  int root = 0;     ///< whose order of gradients counts
+  int divisor = 0;  ///< of the sum over ranks; 0: the world size
 };
 
 /// Averages gradients over the ranks while backward runs: decides when each bucket is launched.
@@ -82,6 +82,8 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   // ---- one backward ----
   /// Runs behind the accumulation of gradient `index`.
   void on_gradient(std::size_t index);
+  /// Has finish_backward() run at the end of the backward that runs now.
+  void queue_end();
   void begin_backward();
   /// True when this arrival makes the gradient final.
   bool count_arrival(Gradient& gradient);
@@ -138,12 +140,12 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   at::Tensor used_;                    // i32 of each gradient: whether any rank uses it.
   Work used_work_;
 
-  std::size_t next_bucket_ = 0;       // To launch.
-  std::size_t first_in_flight_ = 0;   // Buckets before it have arrived.
+  std::size_t next_bucket_ = 0;      // To launch.
+  std::size_t first_in_flight_ = 0;  // Buckets before it have arrived.
   bool in_backward_ = false;
-  bool end_is_queued_ = false;        // By a hook behind forward, in the outermost of nested backwards.
+  bool end_is_queued_ = false;  // Of the outermost of nested backwards, where a hook behind forward saw it begin.
   Clock::time_point backward_start_;
-  std::exception_ptr failure_;        // Communication failed in a hook; thrown at the end of backward.
+  std::exception_ptr failure_;  // Communication failed in a hook; thrown at the end of backward.
   DdpStatistics statistics_;
 };
 
