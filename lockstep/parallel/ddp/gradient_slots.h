@@ -17,8 +17,8 @@ struct Node;
 
 namespace lockstep::ddp {
 
-/// A tensor in `memory`, from element `offset` on, with the shape of `parameter`, that autograd does not know as a view:
-/// optimizers detach gradients in place, which a view refuses.
+/// A tensor in `memory`, from element `offset` on, with the shape of `parameter`, that autograd does not know as a
+/// view: optimizers detach gradients in place, which a view refuses.
 at::Tensor make_slot(const at::Tensor& memory, std::int64_t offset, const at::Tensor& parameter);
 
 /// The gradient of one parameter, and the slot of a bucket that is its place.

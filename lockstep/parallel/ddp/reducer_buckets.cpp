@@ -115,7 +115,7 @@ Work Reducer::launch(Bucket& bucket) {
   const double divisor = step_.divisor == 0 ? group_->world_size() : step_.divisor;
   bucket.view.factor = factor_.value_or(1.0 / divisor);
   if (comm_hook_) return comm_hook_->start(*group_, bucket.view);
-  // The communicator itself: what the program reduces through the group is watched for gradients that are reduced twice.
+  // The communicator itself: what the program reduces through the group is watched, lest gradients are reduced twice.
   void* const data = bucket.view.buffer.data_ptr();
   const auto count = static_cast<std::size_t>(bucket.spec.numel);
   const Reduction op = plain ? Reduction{ReduceOp::kAvg} : premul_sum(bucket.view.factor);

@@ -274,8 +274,9 @@ TEST(Ddp, CountsWhatItDid) {
     for (int i = 0; i < 3; ++i) ddp->forward(1).backward();
     EXPECT_EQ(ddp.stats().steps, 3);
     EXPECT_TRUE(ddp.stats().rebuilt);
-    EXPECT_GE(ddp.stats().backward_wait, ddp.stats().last_backward_wait);
-    EXPECT_GT(ddp.stats().backward_wait.count(), 0);
+    EXPECT_GE(ddp.stats().exposed, ddp.stats().last_wait + ddp.stats().last_in_hooks);
+    EXPECT_GT(ddp.stats().exposed.count(), 0);
+    EXPECT_EQ(ddp.stats().bytes, 3 * (832 + 448));
   });
 }
 
