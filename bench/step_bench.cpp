@@ -127,7 +127,7 @@ std::pair<ModeResult, ModeResult> measure(const std::shared_ptr<lockstep::Proces
 
   const auto nothing = [] {};
   std::vector<double> waits;
-  const auto note_wait = [&] { waits.push_back(1e3 * lockstep::seconds(ddp.statistics().last_backward_wait)); };
+  const auto note_wait = [&] { waits.push_back(1e3 * lockstep::seconds(ddp.stats().last_wait)); };
   std::vector<double> warm_up;
   nosync.run_block(options.steps, warm_up, nothing);
   synced.run_block(options.steps, warm_up, nothing);

@@ -1,240 +1,224 @@
 #include "lockstep/parallel/ddp/reducer.h"
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 #include <utility>
 
 #include <ATen/ATen.h>
-#include <c10/util/strides.h>
 #include <torch/csrc/autograd/engine.h>
-#include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/log.h"
-#include "lockstep/parallel/group/dtype_map.h"
 
 namespace lockstep::ddp {
 namespace {
 
 constexpr std::size_t kNamesInMessage = 10;
 
-class GradientHook final : public torch::autograd::FunctionPostHook {
- public:
-  explicit GradientHook(std::function<void()> call) : call_(std::move(call)) {}
-  torch::autograd::variable_list operator()(const torch::autograd::variable_list& outputs,
-                                            const torch::autograd::variable_list&) override {
-    call_();
-    return outputs;
+/// "'a', 'b' and 3 more" of the gradients that `is_named` picks.
+template <typename Predicate>
+std::pair<std::size_t, std::string> names_of(const std::vector<Gradient>& gradients, Predicate is_named) {
+  std::string names;
+  std::size_t count = 0;
+  for (const Gradient& gradient : gradients) {
+    if (!is_named(gradient) || ++count > kNamesInMessage) continue;
+    names += base::cat(names.empty() ? "'" : ", '", gradient.parameter.name, "'");
   }
-
- private:
-  std::function<void()> call_;
-};
-
-/// A tensor in `memory` that autograd does not know as a view: optimizers detach gradients in place, which a view
-/// refuses.
-at::Tensor make_slot(const at::Tensor& memory, std::int64_t offset, const at::Tensor& parameter) {
-  const at::NoGradGuard no_grad;
-  at::Tensor slot = at::empty({0}, memory.options());
-  // In the parameter's own layout where it has no holes, so that adding and stepping run over memory in order.
-  if (parameter.is_non_overlapping_and_dense()) {
-    return slot.set_(memory.storage(), offset, parameter.sizes(), parameter.strides());
-  }
-  return slot.set_(memory.storage(), offset, parameter.sizes(), c10::contiguous_strides(parameter.sizes()));
-}
-
-bool same_memory(const at::Tensor& a, const at::Tensor& b) {
-  return a.layout() == at::kStrided && a.data_ptr() == b.data_ptr() && a.sizes() == b.sizes() &&
-         a.strides() == b.strides();
+  if (count > kNamesInMessage) names += base::cat(" and ", count - kNamesInMessage, " more");
+  return {count, names};
 }
 
 }  // namespace
 
 std::shared_ptr<Reducer> Reducer::create(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> parameters,
-                                         const DdpOptions& options) {
-  std::shared_ptr<Reducer> reducer(new Reducer(std::move(group), std::move(parameters), options));
-  reducer->add_hooks();
+                                         const DdpOptions& options, DdpStatistics statistics) {
+  std::shared_ptr<Reducer> reducer(
+      new Reducer(std::move(group), std::move(parameters), options, std::move(statistics)));
+  reducer->hooks_ = AccumulationHooks(reducer->gradients_, [weak = reducer->weak_from_this()](std::size_t index) {
+    if (const auto self = weak.lock()) self->on_gradient(index);
+  });
   return reducer;
 }
 
-Reducer::Reducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> parameters, const DdpOptions& options)
-    : group_(std::move(group)), options_(options) {
+Reducer::Reducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> parameters, const DdpOptions& options,
+                 DdpStatistics statistics)
+    : group_(std::move(group)), options_(options), statistics_(std::move(statistics)) {
+  statistics_.rebuilt = false;
   gradients_.reserve(parameters.size());
   for (NamedTensor& parameter : parameters) {
     Gradient gradient;
     gradient.accumulator = torch::autograd::impl::grad_accumulator(parameter.tensor);
     gradient.parameter = std::move(parameter);
+    accumulators_.emplace(gradient.accumulator.get(), gradients_.size());
     gradients_.push_back(std::move(gradient));
   }
   std::vector<std::size_t> order(gradients_.size());
   std::iota(order.rbegin(), order.rend(), std::size_t{0});  // Backward meets the last layer first.
   lay_out(plan(order));
-}
-
-Reducer::~Reducer() {
-  for (const Gradient& gradient : gradients_) {
-    if (gradient.hook != 0) gradient.accumulator->del_post_hook(gradient.hook);
+  if (tolerates_unused()) {
+    used_ = group_->allocate(static_cast<std::int64_t>(gradients_.size()), DType::kInt32,
+                             OpOptions{.timeout = {}, .label = "DDP: used parameters"});
   }
 }
 
-void Reducer::add_hooks() {
-  for (std::size_t i = 0; i < gradients_.size(); ++i) {
-    auto call = [weak = weak_from_this(), i] {
-      if (const auto self = weak.lock()) self->on_gradient(i);
-    };
-    gradients_[i].hook = gradients_[i].accumulator->add_post_hook(std::make_unique<GradientHook>(std::move(call)));
-  }
-}
+// ---- one step ----
 
-std::vector<BucketSpec> Reducer::plan(std::span<const std::size_t> order) const {
-  std::vector<ParameterSize> sizes;
-  sizes.reserve(gradients_.size());
-  for (const Gradient& gradient : gradients_) {
-    const at::Tensor& tensor = gradient.parameter.tensor;
-    sizes.push_back({tensor.numel(), group::from_torch(tensor.scalar_type()).value()});
-  }
-  return plan_buckets(sizes, order, {options_.first_bucket_bytes, options_.bucket_cap_bytes});
-}
-
-void Reducer::lay_out(const std::vector<BucketSpec>& plan) {
-  std::vector<Bucket> buckets;
-  statistics_.bucket_bytes.clear();
-  for (const BucketSpec& spec : plan) {
-    Bucket bucket;
-    bucket.spec = spec;
-    bucket.label = base::cat("bucket ", buckets.size(), ": ", gradients_[spec.parameters[0]].parameter.name,
-                             spec.parameters.size() > 1 ? " .." : "");
-    bucket.memory = group_->allocate(spec.numel, spec.dtype, {.timeout = {}, .label = bucket.label});
-    for (std::size_t i = 0; i < spec.parameters.size(); ++i) {
-      Gradient& gradient = gradients_[spec.parameters[i]];
-      const at::Tensor& parameter = gradient.parameter.tensor;
-      gradient.bucket = buckets.size();
-      gradient.slot = make_slot(bucket.memory, spec.offsets[i], parameter);
-      at::Tensor& grad = gradient.parameter.tensor.mutable_grad();
-      if (grad.defined()) {
-        const at::NoGradGuard no_grad;
-        gradient.slot.copy_(grad);
-      }
-      grad = gradient.slot;
-    }
-    statistics_.bucket_bytes.push_back(spec.nbytes());
-    buckets.push_back(std::move(bucket));
-  }
-  buckets_ = std::move(buckets);
-}
-
-void Reducer::before_forward(bool synchronise) {
+void Reducer::before_forward(const StepPlan& plan) {
   if (in_backward_) {
     fail(
         "the backward before this forward did not come to its end (an exception left it), so the ranks are out of "
         "step; build a new process group and a new DistributedDataParallel");
   }
-  synchronise_ = synchronise;
-  if (synchronise && !statistics_.rebuilt && statistics_.steps > 0) rebuild();
+  end_is_queued_ = false;
+  step_ = plan;
+  // A static graph is learnt before anything moves; the order of gradients without a fixed set of them says little.
+  if (step_.synchronise && !statistics_.rebuilt && statistics_.steps > 0) adopt_order(arrivals_);
 }
 
-void Reducer::rebuild() {
-  std::vector<std::int64_t> order(arrivals_.begin(), arrivals_.end());
-  group_->communicator().broadcast(order.data(), order.size(), DType::kInt64, 0,
-                                   {.timeout = {}, .label = "DDP: order of gradients"});
-  std::vector<BucketSpec> current;
-  for (const Bucket& bucket : buckets_) current.push_back(bucket.spec);
-  const std::vector<BucketSpec> wanted = plan(std::vector<std::size_t>(order.begin(), order.end()));
-  if (wanted != current) lay_out(wanted);
-  statistics_.rebuilt = true;
-  LS_LOG(kInfo, "DDP: ", buckets_.size(), " buckets in the order in which gradients arrive",
-         wanted == current ? ", which is that of registration" : "");
+void Reducer::after_forward(const std::vector<at::Tensor>& outputs) {
+  if (!step_.synchronise) return;
+  if (!statistics_.rebuilt) adopt_order(predict_order(outputs, accumulators_));
+  if (options_.find_unused_parameters && !options_.static_graph) {
+    reached_.resize(gradients_.size(), false);
+    for (const std::size_t index : reached_nodes(outputs, accumulators_)) reached_[index] = true;
+  }
+  for (const at::Tensor& output : outputs) {
+    if (!output.requires_grad() || output.is_leaf()) continue;
+    // Backwards may run inside of this one (activation checkpointing): its end is the one that counts.
+    output.register_hook([weak = weak_from_this()](const at::Tensor&) {
+      if (const auto self = weak.lock()) self->queue_end();
+    });
+  }
+}
+
+void Reducer::queue_end() {
+  if (end_is_queued_) return;
+  end_is_queued_ = true;
+  backward_start_ = Clock::now();
+  torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (self == nullptr) return;
+    self->end_is_queued_ = false;
+    if (self->in_backward_) self->finish_backward();
+  });
 }
 
 void Reducer::on_gradient(std::size_t index) {
   Gradient& gradient = gradients_[index];
-  adopt(gradient);
-  if (!synchronise_) return;
-  if (!in_backward_) begin_backward();
-  if (gradient.ready) {
-    fail(base::cat("parameter '", gradient.parameter.name,
-                   "' got a gradient twice in one backward: a backward runs "
-                   "inside another, or the one before was left by an exception; neither can be averaged"));
+  try {
+    if (gradient.adopt() == Gradient::Adopted::kCopied) ++statistics_.gradient_copies;
+  } catch (const UsageError& error) {
+    fail(error.what());
   }
-  gradient.ready = true;
+  gradient.arrived_since_average = true;
+  if (!step_.synchronise) return;
+  if (!in_backward_) begin_backward();
+  if (!count_arrival(gradient)) return;
   arrivals_.push_back(index);
-  --buckets_[gradient.bucket].pending;
-  if (failure_) return;
+  mark_ready(gradient);
+  if (failure_ || learns_graph()) return;
+  const auto start = Clock::now();
   try {
     launch_complete_buckets();
     // The bytes move in whoever calls: this is where communication overlaps backward.
-    if (next_bucket_ > 0) group_->progress();
+    progress();
   } catch (...) {
     // Thrown at the end of backward, where it is known whether this rank has a complaint of its own.
     failure_ = std::current_exception();
   }
-}
-
-void Reducer::adopt(Gradient& gradient) {
-  at::Tensor& grad = gradient.parameter.tensor.mutable_grad();
-  if (grad.is_same(gradient.slot)) return;
-  const at::NoGradGuard no_grad;
-  if (!grad.defined()) {
-    gradient.slot.zero_();  // Backward came by with nothing to add: this rank's share of the average is zero.
-  } else if (grad.layout() != at::kStrided) {
-    fail(base::cat("the gradient of parameter '", gradient.parameter.name, "' is ", group::tensor_text(grad),
-                   "; expected a dense one: use a dense layer (Embedding with sparse(false))"));
-  } else if (!same_memory(grad, gradient.slot)) {
-    gradient.slot.copy_(grad);
-    ++statistics_.gradient_copies;
-  }
-  grad = gradient.slot;
+  statistics_.last_in_hooks += std::chrono::duration_cast<Duration>(Clock::now() - start);
 }
 
 void Reducer::begin_backward() {
   in_backward_ = true;
-  failure_ = nullptr;
-  next_bucket_ = 0;
-  arrivals_.clear();
-  for (Gradient& gradient : gradients_) gradient.ready = false;
-  for (Bucket& bucket : buckets_) bucket.pending = bucket.spec.parameters.size();
-  torch::autograd::Engine::get_default_engine().queue_callback([weak = weak_from_this()] {
-    if (const auto self = weak.lock()) self->finish_backward();
-  });
+  reset_buckets();
+  queue_end();
+  for (std::size_t i = 0; i < gradients_.size(); ++i) {
+    const bool never = options_.static_graph ? graph_is_known_ && expected_[i] == 0 : !reached_.empty() && !reached_[i];
+    if (never) mark_unused(gradients_[i]);
+  }
 }
 
-void Reducer::launch_complete_buckets() {
-  // In index order on every rank, whatever order gradients arrive in.
-  for (; next_bucket_ < buckets_.size() && buckets_[next_bucket_].pending == 0; ++next_bucket_) {
-    Bucket& bucket = buckets_[next_bucket_];
-    bucket.work = group_->all_reduce_async(bucket.memory, ReduceOp::kAvg, {.timeout = {}, .label = bucket.label});
+bool Reducer::count_arrival(Gradient& gradient) {
+  ++gradient.arrivals;
+  const auto index = static_cast<std::size_t>(&gradient - gradients_.data());
+  if (learns_graph()) return gradient.arrivals == 1;
+  if (options_.static_graph) {
+    if (gradient.arrivals > expected_[index]) fail(changed_graph());
+    return gradient.arrivals == expected_[index];
   }
+  if (gradient.unused) {
+    fail(base::cat("parameter '", gradient.parameter.name,
+                   "' got a gradient although no output of forward depends on it; return every tensor that the loss "
+                   "uses from forward, or leave find_unused_parameters off"));
+  }
+  if (gradient.ready) {
+    fail(base::cat("parameter '", gradient.parameter.name,
+                   "' got a gradient twice in one backward: a backward runs inside another (then set static_graph), or "
+                   "the one before was left by an exception; neither can be averaged"));
+  }
+  return true;
+}
+
+void Reducer::mark_ready(Gradient& gradient) {
+  gradient.ready = true;
+  --buckets_[gradient.bucket].pending;
+}
+
+void Reducer::mark_unused(Gradient& gradient) {
+  gradient.set_unused();
+  --buckets_[gradient.bucket].pending;
 }
 
 void Reducer::finish_backward() {
   in_backward_ = false;
-  if (arrivals_.size() < gradients_.size()) fail(missing_gradients());
+  settle_absent_gradients();
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  launch_complete_buckets();
+  if (tolerates_unused() && !graph_is_known_) start_used_map();
   wait_for_buckets();
-  ++statistics_.steps;
+  if (tolerates_unused()) settle_unused();
+  record_step();
 }
 
-void Reducer::wait_for_buckets() {
-  const auto start = Clock::now();
-  for (Bucket& bucket : buckets_) std::exchange(bucket.work, Work()).wait();
-  statistics_.last_backward_wait = std::chrono::duration_cast<Duration>(Clock::now() - start);
-  statistics_.backward_wait += statistics_.last_backward_wait;
+void Reducer::settle_absent_gradients() {
+  if (options_.static_graph && graph_is_known_) {
+    const auto as_learnt = [&](std::size_t i) { return gradients_[i].arrivals == expected_[i]; };
+    for (std::size_t i = 0; i < gradients_.size(); ++i) {
+      if (!as_learnt(i)) fail(changed_graph());
+    }
+    return;
+  }
+  if (!tolerates_unused()) {
+    if (arrivals_.size() < gradients_.size()) fail(missing_gradients());
+    return;
+  }
+  for (Gradient& gradient : gradients_) {
+    // Reached, but the loss does not depend on it.
+    if (!gradient.ready) mark_unused(gradient);
+  }
+  if (!learns_graph()) return;
+  expected_.clear();
+  for (const Gradient& gradient : gradients_) expected_.push_back(gradient.arrivals);
 }
 
 std::string Reducer::missing_gradients() const {
-  std::string names;
-  std::size_t missing = 0;
-  for (const Gradient& gradient : gradients_) {
-    if (gradient.ready || ++missing > kNamesInMessage) continue;
-    names += base::cat(names.empty() ? "'" : ", '", gradient.parameter.name, "'");
-  }
-  if (missing > kNamesInMessage) names += base::cat(" and ", missing - kNamesInMessage, " more");
+  const auto [missing, names] = names_of(gradients_, [](const Gradient& gradient) { return !gradient.ready; });
   return base::cat(
       missing, " of ", gradients_.size(), " parameters got no gradient in this backward: ", names,
-      "; the loss must depend on every parameter: leave unused ones out of the module, or freeze them "
-      "(requires_grad_(false)) before DistributedDataParallel is made; and no backward may run inside another");
+      "; the loss must depend on every parameter: set find_unused_parameters (or static_graph, where it is "
+      "the same in every step), leave unused ones out of the module, or freeze them "
+      "(requires_grad_(false)); and no backward may run inside another");
+}
+
+std::string Reducer::changed_graph() const {
+  const auto [count, names] = names_of(gradients_, [&](const Gradient& gradient) {
+    return gradient.arrivals != expected_[static_cast<std::size_t>(&gradient - gradients_.data())];
+  });
+  return base::cat("the graph is not that of the first step, as static_graph promises: ", count, " of ",
+                   gradients_.size(), " parameters get gradients more or less often than then: ", names,
+                   "; use find_unused_parameters for graphs that change");
 }
 
 void Reducer::fail(const std::string& text) {

@@ -8,20 +8,26 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
+#include "lockstep/parallel/ddp/autograd_graph.h"
 #include "lockstep/parallel/ddp/bucket_plan.h"
-#include "lockstep/parallel/ddp/distributed_data_parallel.h"
+#include "lockstep/parallel/ddp/comm_hook.h"
+#include "lockstep/parallel/ddp/ddp_options.h"
+#include "lockstep/parallel/ddp/gradient_slots.h"
 #include "lockstep/parallel/ddp/replicate.h"
-
-namespace torch::autograd {
-struct Node;
-}
+#include "lockstep/parallel/trace/trace.h"
 
 namespace lockstep::ddp {
+
+/// How a forward and its backward take part.
+struct StepPlan {
+  bool synchronise = true;
+  int root = 0;     ///< whose order of gradients counts
+  int divisor = 0;  ///< of the sum over ranks; 0: the world size
+};
 
 /// Averages gradients over the ranks while backward runs: decides when each bucket is launched.
 ///
@@ -33,66 +39,112 @@ namespace lockstep::ddp {
 /// Failure: a backward that goes wrong (see on_gradient and finish_backward) aborts the group, so that no peer waits.
 class Reducer : public std::enable_shared_from_this<Reducer> {
  public:
-  /// Collective (allocates the buckets). `parameters` are leaves that require a gradient.
+  /// Collective (allocates the buckets). `parameters` are leaves that require a gradient. `statistics` are continued.
   static std::shared_ptr<Reducer> create(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> parameters,
-                                         const DdpOptions& options);
-  ~Reducer();
+                                         const DdpOptions& options, DdpStatistics statistics = {});
   Reducer(const Reducer&) = delete;
   Reducer& operator=(const Reducer&) = delete;
 
-  /// Says whether the backward passes that follow average. Collective in the one forward, after the first backward
-  /// that averaged, in which buckets are laid out again in the order in which rank 0's gradients arrived.
-  /// Throws UsageError when the last backward did not come to its end.
-  void before_forward(bool synchronise);
+  /// Collective: `hook` carries buckets from the next backward on.
+  void set_comm_hook(std::shared_ptr<CommHook> hook);
+  /// Records buckets, backward and waits; null: nothing.
+  void set_trace(Trace* trace) noexcept { trace_ = trace; }
+
+  /// Says whether the backward passes that follow average, and how. Collective in the one forward, after the first
+  /// backward that averaged, in which buckets are laid out again in the order in which gradients arrived; unless
+  /// after_forward() knew it before. Throws UsageError when the last backward did not come to its end.
+  void before_forward(const StepPlan& plan);
+  /// What forward returned. Collective in the first that synchronises: buckets are laid out in the order that the graph
+  /// of the root's outputs predicts. Finds unused parameters where that is asked for.
+  void after_forward(const std::vector<at::Tensor>& outputs);
+  /// This rank's part of the average of the next backward that averages; parts of all ranks add up to one.
+  void set_factor(double factor) { factor_ = factor; }
+
+  /// What the ranks that have inputs do in a forward and a backward, with zeros.
+  void shadow_forward(const StepPlan& plan);
+  void shadow_backward();
 
   const DdpStatistics& statistics() const noexcept { return statistics_; }
 
  private:
-  struct Gradient {
-    NamedTensor parameter;
-    std::shared_ptr<torch::autograd::Node> accumulator;  // The parameter itself holds it only weakly.
-    std::uintptr_t hook = 0;                             // Key of our hook in the accumulator.
-    at::Tensor slot;
-    std::size_t bucket = 0;
-    bool ready = false;
-  };
   struct Bucket {
     BucketSpec spec;
-    at::Tensor memory;
+    GradientBucket view;  // What a hook sees.
     std::string label;
     std::size_t pending = 0;  // Slots that are not ready yet.
     Work work;
+    Clock::time_point launched, finished;
   };
 
-  Reducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> parameters, const DdpOptions& options);
+  Reducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> parameters, const DdpOptions& options,
+          DdpStatistics statistics);
 
+  // ---- one backward ----
   /// Runs behind the accumulation of gradient `index`.
   void on_gradient(std::size_t index);
-  /// Makes `.grad` the slot again, with its value, where something has put another tensor there.
-  void adopt(Gradient& gradient);
+  /// Has finish_backward() run at the end of the backward that runs now.
+  void queue_end();
   void begin_backward();
-  void launch_complete_buckets();
+  /// True when this arrival makes the gradient final.
+  bool count_arrival(Gradient& gradient);
+  void mark_ready(Gradient& gradient);
+  void mark_unused(Gradient& gradient);
   /// Runs at the end of the backward that begin_backward saw.
   void finish_backward();
-  void wait_for_buckets();
+  /// At the end: gradients that did not come are unused, where that is allowed.
+  void settle_absent_gradients();
+  std::string missing_gradients() const;
+  std::string changed_graph() const;
   /// Ends the group for everyone, then throws UsageError here.
   [[noreturn]] void fail(const std::string& text);
-  std::string missing_gradients() const;
 
-  void add_hooks();
+  // ---- buckets on their way ----
+  void reset_buckets();
+  void launch_complete_buckets();
+  Work launch(Bucket& bucket);
+  /// Moves bytes without waiting, and notes which buckets have arrived.
+  void progress();
+  void complete(Bucket& bucket);
+  void wait_for_buckets();
+  void record_step();
+
+  // ---- parameters that are not used ----
+  bool tolerates_unused() const noexcept { return options_.find_unused_parameters || options_.static_graph; }
+  bool learns_graph() const noexcept { return options_.static_graph && !graph_is_known_; }
+  /// Starts finding out which gradients any rank has.
+  void start_used_map();
+  void settle_unused();
+
+  // ---- layout ----
   /// Collective: allocates and points every `.grad` to its slot, keeping its value.
   void lay_out(const std::vector<BucketSpec>& plan);
-  void rebuild();
+  /// Collective: lays out in the order that `order` of the root says, where it is complete.
+  void adopt_order(std::vector<std::size_t> order);
   std::vector<BucketSpec> plan(std::span<const std::size_t> order) const;
 
   std::shared_ptr<ProcessGroup> group_;
   DdpOptions options_;
   std::vector<Gradient> gradients_;
+  AccumulationHooks hooks_;
+  NodeIndex accumulators_;
   std::vector<Bucket> buckets_;
+  std::shared_ptr<CommHook> comm_hook_;
+  Trace* trace_ = nullptr;
+
+  StepPlan step_;
+  std::optional<double> factor_;
+  std::vector<bool> reached_;          // By the forwards since the last average; empty: not known.
   std::vector<std::size_t> arrivals_;  // Indices in the order of the last backward that averaged.
-  std::size_t next_bucket_ = 0;        // To launch.
-  bool synchronise_ = true;
+  std::vector<int> expected_;          // static_graph: arrivals of each gradient in a backward.
+  bool graph_is_known_ = false;        // static_graph: expected_ and used_ are those of every step.
+  at::Tensor used_;                    // i32 of each gradient: whether any rank uses it.
+  Work used_work_;
+
+  std::size_t next_bucket_ = 0;      // To launch.
+  std::size_t first_in_flight_ = 0;  // Buckets before it have arrived.
   bool in_backward_ = false;
+  bool end_is_queued_ = false;  // Of the outermost of nested backwards, where a hook behind forward saw it begin.
+  Clock::time_point backward_start_;
   std::exception_ptr failure_;  // Communication failed in a hook; thrown at the end of backward.
   DdpStatistics statistics_;
 };

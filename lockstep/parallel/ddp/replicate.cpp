@@ -22,10 +22,12 @@ constexpr std::size_t kRecordBytes = 512;       // of text in which a rank says 
 
 /// Registered tensors, each once; undefined ones (BatchNorm without running statistics) are left out.
 template <typename Items>
-std::vector<NamedTensor> unique_tensors(const Items& items, std::unordered_set<const void*>& seen) {
+std::vector<NamedTensor> unique_tensors(const Items& items, const std::vector<std::string>& ignored,
+                                        std::unordered_set<const void*>& seen) {
   std::vector<NamedTensor> result;
   for (const auto& item : items) {
     const at::Tensor& tensor = item.value();
+    if (std::ranges::find(ignored, item.key()) != ignored.end()) continue;
     if (tensor.defined() && seen.insert(tensor.unsafeGetTensorImpl()).second) result.push_back({item.key(), tensor});
   }
   return result;
@@ -86,7 +88,10 @@ std::vector<Entry> describe(const ModuleState& state, const DdpOptions& options)
   add("buffer", state.buffers, false);
   entries.push_back({"option", "bucket_cap_bytes", std::to_string(options.bucket_cap_bytes)});
   entries.push_back({"option", "first_bucket_bytes", std::to_string(options.first_bucket_bytes)});
-  entries.push_back({"option", "broadcast_buffers", options.broadcast_buffers ? "on" : "off"});
+  const auto flag = [&](const char* name, bool on) { entries.push_back({"option", name, on ? "on" : "off"}); };
+  flag("broadcast_buffers", options.broadcast_buffers);
+  flag("find_unused_parameters", options.find_unused_parameters);
+  flag("static_graph", options.static_graph);
   return entries;
 }
 
@@ -144,17 +149,27 @@ std::vector<std::string> gather_lines(ProcessGroup& group, const std::string& mi
 
 }  // namespace
 
-ModuleState collect_state(const torch::nn::Module& module) {
+ModuleState collect_state(const torch::nn::Module& module, const std::vector<std::string>& ignored) {
   ModuleState state;
   std::unordered_set<const void*> seen;
-  state.parameters = unique_tensors(module.named_parameters(), seen);
-  state.buffers = unique_tensors(module.named_buffers(), seen);
+  const auto parameters = module.named_parameters();
+  const auto buffers = module.named_buffers();
+  for (const std::string& name : ignored) {
+    LS_REQUIRE(parameters.contains(name) || buffers.contains(name), "DistributedDataParallel: nothing is called '",
+               name, "', which DdpOptions::ignored lists; named_parameters() and named_buffers() have the names");
+  }
+  state.parameters = unique_tensors(parameters, ignored, seen);
+  state.buffers = unique_tensors(buffers, ignored, seen);
   for (const NamedTensor& item : state.parameters) require_carried("parameter", item);
   for (const NamedTensor& item : state.buffers) require_carried("buffer", item);
+  require_trained(state);
+  return state;
+}
+
+void require_trained(const ModuleState& state) {
   const bool any = std::ranges::any_of(state.parameters, [](const auto& item) { return item.tensor.requires_grad(); });
   LS_REQUIRE(any, "DistributedDataParallel: the module has no parameter that requires a gradient (",
              state.parameters.size(), " parameters in all); there is nothing to average: use the module itself");
-  return state;
 }
 
 void verify_state(ProcessGroup& group, const ModuleState& state, const DdpOptions& options) {
@@ -170,6 +185,15 @@ void verify_state(ProcessGroup& group, const ModuleState& state, const DdpOption
                                   "; build the same module with the same options on every rank"));
   }
   LS_CHECK(false, "module hashes differ but no line of the descriptions does");
+}
+
+void verify_text(ProcessGroup& group, const std::string& what, const std::string& text) {
+  const std::vector<std::string> texts = gather_lines(group, text);
+  const auto other = std::ranges::find_if(texts, [&](const std::string& line) { return line != texts[0]; });
+  if (other == texts.end()) return;
+  throw MismatchError(base::cat("DistributedDataParallel group ", group.communicator().name(), ": ", what, " is ",
+                                texts[0], " on rank 0 but ", *other, " on rank ", other - texts.begin(),
+                                "; give every rank the same"));
 }
 
 FlatBroadcast::FlatBroadcast(ProcessGroup& group, std::vector<NamedTensor> tensors, std::string label)
@@ -190,19 +214,19 @@ FlatBroadcast::FlatBroadcast(ProcessGroup& group, std::vector<NamedTensor> tenso
   }
 }
 
-void FlatBroadcast::run() {
+void FlatBroadcast::run(int root) {
   const at::NoGradGuard no_grad;
-  const bool root = group_.rank() == 0;
-  for (std::size_t i = 0; root && i < tensors_.size(); ++i) slots_[i].copy_(tensors_[i].tensor);
-  group_.broadcast(flat_, 0, {.timeout = {}, .label = label_});
-  for (std::size_t i = 0; !root && i < tensors_.size(); ++i) tensors_[i].tensor.copy_(slots_[i]);
+  const bool sends = group_.rank() == root;
+  for (std::size_t i = 0; sends && i < tensors_.size(); ++i) slots_[i].copy_(tensors_[i].tensor);
+  group_.broadcast(flat_, root, {.timeout = {}, .label = label_});
+  for (std::size_t i = 0; !sends && i < tensors_.size(); ++i) tensors_[i].tensor.copy_(slots_[i]);
 }
 
-void broadcast_state(ProcessGroup& group, const ModuleState& state) {
+void broadcast_state(ProcessGroup& group, const ModuleState& state, int root) {
   std::vector<NamedTensor> chunk;
   std::size_t bytes = 0;
   const auto flush = [&] {
-    if (!chunk.empty()) FlatBroadcast(group, std::exchange(chunk, {}), "DDP: rank 0's parameters and buffers").run();
+    if (!chunk.empty()) FlatBroadcast(group, std::exchange(chunk, {}), "DDP: parameters and buffers").run(root);
     bytes = 0;
   };
   for (const auto* list : {&state.parameters, &state.buffers}) {

@@ -8,7 +8,12 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "lockstep/parallel/ddp/distributed_data_parallel.h"
+#include "lockstep/parallel/ddp/ddp_options.h"
+#include "lockstep/parallel/group/process_group.h"
+
+namespace torch::nn {
+class Module;
+}
 
 namespace lockstep::ddp {
 
@@ -25,22 +30,29 @@ struct ModuleState {
 };
 
 /// Throws UsageError that names a tensor which is not dense, on the CPU and of a dtype that core carries, or a trained
-/// parameter that is the result of a computation; and one when nothing requires a gradient.
-ModuleState collect_state(const torch::nn::Module& module);
+/// parameter that is the result of a computation; and one when nothing requires a gradient. Tensors whose name is in
+/// `ignored` are left out; UsageError for such a name that nothing has.
+ModuleState collect_state(const torch::nn::Module& module, const std::vector<std::string>& ignored = {});
+
+/// UsageError when no parameter requires a gradient.
+void require_trained(const ModuleState& state);
 
 /// Collective: compares the descriptions (names, shapes, dtypes, what is trained, options) with rank 0's.
 /// Costs an exchange of 8 bytes per rank where they agree. Throws MismatchError, with the same text on every rank,
 /// that names the first difference of the lowest rank that differs.
 void verify_state(ProcessGroup& group, const ModuleState& state, const DdpOptions& options);
 
-/// Brings tensors of any dtype to rank 0's values through one flat buffer: one operation, however many tensors.
+/// Collective: MismatchError, with the same text on every rank, where ranks have different texts. `what` says of what.
+void verify_text(ProcessGroup& group, const std::string& what, const std::string& text);
+
+/// Brings tensors of any dtype to one rank's values through one flat buffer: one operation, however many tensors.
 class FlatBroadcast {
  public:
   /// Collective: the flat buffer is backend memory. `label` is for messages.
   FlatBroadcast(ProcessGroup& group, std::vector<NamedTensor> tensors, std::string label);
 
-  /// Collective. The tensors stay where they are; only ranks other than 0 write them.
-  void run();
+  /// Collective. The tensors stay where they are; only ranks other than `root` write them.
+  void run(int root);
 
  private:
   ProcessGroup& group_;
@@ -50,7 +62,7 @@ class FlatBroadcast {
   std::vector<at::Tensor> slots_;  // of flat_, each with its tensor's shape and dtype
 };
 
-/// Collective: parameters and buffers become equal to rank 0's, through temporary buffers of bounded size.
-void broadcast_state(ProcessGroup& group, const ModuleState& state);
+/// Collective: parameters and buffers become equal to those of `root`, through temporary buffers of bounded size.
+void broadcast_state(ProcessGroup& group, const ModuleState& state, int root);
 
 }  // namespace lockstep::ddp

@@ -85,7 +85,7 @@ class Run {
       record.samples = samples * group_->world_size();
       record.loss = options_.global_loss ? mean_over_ranks(local_loss, samples) : local_loss;
       record.data_wait_seconds = seconds(loaded - begin);
-      record.comm_wait_seconds = seconds(engine_.statistics().last_backward_wait);
+      record.comm_wait_seconds = seconds(engine_.stats().last_wait);
       const auto end = Clock::now();
       record.step_seconds = seconds(end - begin);
       begin = end;
@@ -105,8 +105,10 @@ class Run {
   double train_on(const data::Batch& batch) {
     apply_schedule();
     optimizer_.zero_grad();
-    engine_.before_forward();
-    const at::Tensor loss = torch::nn::functional::cross_entropy(model_.forward(batch.data), batch.target);
+    engine_.before_forward({batch.data});
+    const at::Tensor output = model_.forward(batch.data);
+    engine_.after_forward({output});
+    const at::Tensor loss = torch::nn::functional::cross_entropy(output, batch.target);
     loss.backward();
     optimizer_.step();
     return loss.item<double>();

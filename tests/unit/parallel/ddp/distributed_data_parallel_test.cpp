@@ -270,12 +270,13 @@ TEST(Ddp, CountsWhatItDid) {
   run_rank_threads(2, [](const auto& group) {
     WeightedSum model(Specs{{{100}}, {{200}}});
     DistributedDataParallel ddp(model, group, {.bucket_cap_bytes = 1000, .first_bucket_bytes = 500});
-    EXPECT_EQ(ddp.statistics().bucket_bytes, (std::vector<std::size_t>{832, 448}));
+    EXPECT_EQ(ddp.stats().bucket_bytes, (std::vector<std::size_t>{832, 448}));
     for (int i = 0; i < 3; ++i) ddp->forward(1).backward();
-    EXPECT_EQ(ddp.statistics().steps, 3);
-    EXPECT_TRUE(ddp.statistics().rebuilt);
-    EXPECT_GE(ddp.statistics().backward_wait, ddp.statistics().last_backward_wait);
-    EXPECT_GT(ddp.statistics().backward_wait.count(), 0);
+    EXPECT_EQ(ddp.stats().steps, 3);
+    EXPECT_TRUE(ddp.stats().rebuilt);
+    EXPECT_GE(ddp.stats().exposed, ddp.stats().last_wait + ddp.stats().last_in_hooks);
+    EXPECT_GT(ddp.stats().exposed.count(), 0);
+    EXPECT_EQ(ddp.stats().bytes, 3 * (832 + 448));
   });
 }
 
@@ -287,10 +288,10 @@ TEST(Ddp, TheGuardRestoresWhatWasBefore) {
       const auto outer = ddp->no_sync();
       { const auto inner = ddp->no_sync(); }
       ddp->forward(1).backward();
-      EXPECT_EQ(ddp.statistics().steps, 0);
+      EXPECT_EQ(ddp.stats().steps, 0);
     }
     ddp->forward(1).backward();
-    EXPECT_EQ(ddp.statistics().steps, 1);
+    EXPECT_EQ(ddp.stats().steps, 1);
   });
 }
 

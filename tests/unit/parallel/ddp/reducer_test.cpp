@@ -38,7 +38,7 @@ std::shared_ptr<Reducer> make_reducer(const std::shared_ptr<ProcessGroup>& group
 
 /// Forward and backward of `model`.
 void step(Reducer& reducer, WeightedSum& model, double scale) {
-  reducer.before_forward(true);
+  reducer.before_forward({});
   model->forward(scale).backward();
 }
 
@@ -74,7 +74,7 @@ TEST(Reducer, KeepsTheLayoutOfParametersAndTheValuesOfGradients) {
   EXPECT_EQ(transposed.grad().strides(), transposed.strides());
   EXPECT_TRUE(all_equal(transposed.grad(), 7));
   EXPECT_THAT(expanded.grad().strides().vec(), ElementsAre(1));
-  reducer->before_forward(true);
+  reducer->before_forward({});
   (model->forward(1) + (transposed * 2).sum() + (expanded * 3).sum()).backward();
   EXPECT_TRUE(all_equal(transposed.grad(), 9));
   EXPECT_TRUE(all_equal(expanded.grad(), 3));
@@ -109,7 +109,7 @@ TEST(Reducer, AveragesTheSumOfAParameterThatIsUsedTwice) {
   run_rank_threads(2, [](const auto& group) {
     WeightedSum model(Specs{{{4}}, {{5}}});
     const auto reducer = make_reducer(group, *model, kTinyBuckets);
-    reducer->before_forward(true);
+    reducer->before_forward({});
     (model->forward(2.0 * group->rank()) + model->forward(4)).backward();
     EXPECT_TRUE(all_equal(model->weights[0].grad(), 5));
     EXPECT_TRUE(all_equal(model->weights[1].grad(), 10));
@@ -142,7 +142,7 @@ TEST(Reducer, AddsUpWithoutSynchronisingAndThenAveragesTheSum) {
     const auto reducer = make_reducer(group, *model, kTinyBuckets);
     const double mine = 2.0 * group->rank() + 1;
     for (int i = 0; i < 3; ++i) {
-      reducer->before_forward(false);
+      reducer->before_forward({.synchronise = false});
       model->forward(mine).backward();
     }
     EXPECT_TRUE(all_equal(model->weights[0].grad(), 3 * mine));
@@ -167,7 +167,7 @@ TEST(Reducer, SlotsStayThroughStepsOfOptimizers) {
         optimizer = std::make_unique<torch::optim::SGD>(model->parameters(), 0.5);
       }
       step(*reducer, model, 1);
-      reducer->before_forward(true);  // Lays out again where the order of arrival differs; after that nothing moves.
+      reducer->before_forward({});  // Lays out again where the order of arrival differs; after that nothing moves.
       const auto before = grad_pointers(*model);
       for (int i = 0; i < 5; ++i) {
         optimizer->zero_grad();
@@ -191,7 +191,7 @@ TEST(Reducer, CopiesGradientsThatWereResetToUndefined) {
     WeightedSum model(Specs{{{4}}, {{5}}});
     const auto reducer = make_reducer(group, *model);
     step(*reducer, model, 100);
-    reducer->before_forward(true);
+    reducer->before_forward({});
     const auto before = grad_pointers(*model);
     for (const auto& weight : model->weights) weight.mutable_grad() = at::Tensor();
     step(*reducer, model, 3.0 * group->rank());
@@ -206,7 +206,7 @@ TEST(Reducer, CopiesGradientsThatHaveAGraphOfTheirOwn) {
   run_rank_threads(2, [](const auto& group) {
     WeightedSum model(Specs{{{4}}});
     const auto reducer = make_reducer(group, *model);
-    reducer->before_forward(true);
+    reducer->before_forward({});
     const at::Tensor loss = model->weights[0].pow(2).sum() * (2.0 * group->rank() + 2);
     loss.backward({}, c10::nullopt, /*create_graph=*/true);
     EXPECT_TRUE(all_equal(model->weights[0].grad(), 6));  // 2 w (2 r + 2) at w = 1: 4 and 8
@@ -228,7 +228,7 @@ TEST(Reducer, CountsAGradientThatBackwardLeavesUndefinedAsZero) {
     const auto reducer = make_reducer(group, *model);
     step(*reducer, model, 50);
     model->weights[0].mutable_grad() = at::Tensor();
-    reducer->before_forward(true);
+    reducer->before_forward({});
     (group->rank() == 0 ? Nothing::apply(model->weights[0]) : model->weights[0].sum() * 8).backward();
     EXPECT_TRUE(all_equal(model->weights[0].grad(), 4));
   });
@@ -238,7 +238,7 @@ TEST(Reducer, AveragesEveryBackwardOfOneForward) {
   run_rank_threads(2, [](const auto& group) {
     WeightedSum model(Specs{{{4}}, {{5}}});
     const auto reducer = make_reducer(group, *model);
-    reducer->before_forward(true);
+    reducer->before_forward({});
     const at::Tensor loss = model->forward(2.0 * group->rank());
     loss.backward({}, /*retain_graph=*/true);
     loss.backward();
@@ -256,7 +256,7 @@ TEST(Reducer, LaysBucketsOutOnceInTheOrderOfRankZero) {
     std::vector<std::size_t> chain = {1, 3, 0, 2};
     if (group->rank() == 1) std::ranges::reverse(chain);
     const auto run = [&](double scale) {
-      reducer->before_forward(true);
+      reducer->before_forward({});
       at::Tensor x = at::ones({});
       for (const std::size_t i : chain) x = x * scale + model->weights[i].sum() * x.detach();
       x.backward();
@@ -267,13 +267,13 @@ TEST(Reducer, LaysBucketsOutOnceInTheOrderOfRankZero) {
     EXPECT_EQ(grad_pointers(*model), before);
     std::vector<at::Tensor> values;
     for (const auto& weight : model->weights) values.push_back(weight.grad().clone());
-    reducer->before_forward(true);
+    reducer->before_forward({});
     EXPECT_TRUE(reducer->statistics().rebuilt);
     const auto after = grad_pointers(*model);
     EXPECT_NE(after, before);
     for (std::size_t i = 0; i < values.size(); ++i) EXPECT_TRUE(at::equal(model->weights[i].grad(), values[i]));
     run(1);
-    reducer->before_forward(true);
+    reducer->before_forward({});
     EXPECT_EQ(grad_pointers(*model), after);
   });
 }
@@ -311,7 +311,7 @@ TEST(Reducer, ARankThatHasAllGradientsLearnsWhoHasNot) {
 
 /// A backward that an exception of the program leaves after the gradient of p1.
 void leave_backward(Reducer& reducer, WeightedSum& model) {
-  reducer.before_forward(true);
+  reducer.before_forward({});
   at::Tensor x = model->weights[0].sum();
   x.register_hook([](const at::Tensor&) -> at::Tensor { throw std::runtime_error("the program's own"); });
   (x + (model->weights[1] * at::ones({5})).sum()).backward();
@@ -325,7 +325,7 @@ TEST(Reducer, SaysThatTheLastBackwardWasLeftMidway) {
     made.arrive_and_wait();
     if (group->rank() == 0) {
       EXPECT_THROW(leave_backward(*reducer, model), std::runtime_error);
-      EXPECT_THAT(error_text<UsageError>([&] { reducer->before_forward(true); }), HasSubstr("did not come to its end"));
+      EXPECT_THAT(error_text<UsageError>([&] { reducer->before_forward({}); }), HasSubstr("did not come to its end"));
     } else {
       EXPECT_THAT(error_text<AbortedError>([&] { step(*reducer, model, 1); }), HasSubstr("did not come to its end"));
     }
@@ -344,7 +344,7 @@ TEST(Reducer, RefusesSparseGradientsAndNamesThem) {
   torch::nn::Embedding embedding(torch::nn::EmbeddingOptions(10, 3).sparse(true));
   const auto reducer = make_reducer(world_of_one(), *embedding);
   const auto run = [&] {
-    reducer->before_forward(true);
+    reducer->before_forward({});
     embedding->forward(at::arange(4)).sum().backward();
   };
   run();  // Added to a dense slot.

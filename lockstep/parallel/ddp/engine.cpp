@@ -1,0 +1,172 @@
+#include "lockstep/parallel/ddp/engine.h"
+
+#include <optional>
+#include <utility>
+
+#include <torch/nn/module.h>
+
+#include "lockstep/core/base/check.h"
+#include "lockstep/parallel/ddp/reducer.h"
+#include "lockstep/parallel/ddp/replicate.h"
+
+namespace lockstep {
+
+class DataParallelEngine::Impl {
+ public:
+  Impl(const torch::nn::Module& module, std::shared_ptr<ProcessGroup> group, DdpOptions options)
+      : group_(std::move(group)), options_(std::move(options)) {
+    LS_REQUIRE(group_ != nullptr, "DistributedDataParallel: group is null; make one with init_process_group()");
+    state_ = collect_or_abort(module);
+    if (options_.init_sync) {
+      ddp::verify_state(*group_, state_, options_);
+      ddp::broadcast_state(*group_, state_, 0);
+    }
+    make_reducer({});
+    if (options_.broadcast_buffers && !state_.buffers.empty()) {
+      buffers_.emplace(*group_, state_.buffers, "DDP: rank 0's buffers");
+    }
+  }
+
+  /// `round`: of a join, or null.
+  void before_forward(const JoinRound* round) {
+    // A forward that is not trained on (evaluation) brings the buffers up to date once: they do not change in it, and
+    // ranks may then evaluate different numbers of batches.
+    const bool trains = at::GradMode::is_enabled();
+    if (trains) {
+      follow_frozen_parameters(round != nullptr);
+      reducer_->before_forward(plan_of(round));
+    }
+    if (synchronise_ && buffers_ && (trains || buffers_may_differ_)) buffers_->run(round == nullptr ? 0 : round->root);
+    buffers_may_differ_ = trains;
+    forward_start_ = Clock::now();
+  }
+
+  void after_forward(const std::vector<at::Tensor>& outputs) {
+    if (!at::GradMode::is_enabled()) return;
+    if (trace_ != nullptr) trace_->add({"forward", "compute", forward_start_, Clock::now()});
+    reducer_->after_forward(outputs);
+  }
+
+  void average_over_samples(std::int64_t samples) {
+    LS_REQUIRE(samples >= 0, "DistributedDataParallel::average_over_samples: ", samples, " samples");
+    double total = static_cast<double>(samples);
+    group_->communicator().all_reduce(&total, &total, 1, DType::kFloat64, ReduceOp::kSum,
+                                      {.timeout = {}, .label = "DDP: samples of the step"});
+    LS_REQUIRE(total > 0, "DistributedDataParallel::average_over_samples: no rank has a sample in this step");
+    reducer_->set_factor(static_cast<double>(samples) / total);
+  }
+
+  void register_comm_hook(std::shared_ptr<CommHook> hook) {
+    LS_REQUIRE(hook != nullptr, "DistributedDataParallel::register_comm_hook: the hook is null");
+    LS_REQUIRE(comm_hook_ == nullptr && reducer_->statistics().steps == 0,
+               "DistributedDataParallel::register_comm_hook: one hook, before the first backward; there is ",
+               comm_hook_ == nullptr ? "none" : comm_hook_->name(), " after ", reducer_->statistics().steps,
+               " steps; build a new DistributedDataParallel");
+    ddp::verify_text(*group_, "communication hook", hook->name());
+    comm_hook_ = std::move(hook);
+    reducer_->set_comm_hook(comm_hook_);
+  }
+
+  void set_trace(Trace* trace) noexcept {
+    trace_ = trace;
+    reducer_->set_trace(trace);
+  }
+
+  void shadow_forward(const JoinRound& round) {
+    reducer_->shadow_forward(plan_of(&round));
+    if (round.synchronises && buffers_) buffers_->run(round.root);
+  }
+
+  bool synchronise_ = true;
+  ProcessGroup& group() noexcept { return *group_; }
+  ddp::Reducer& reducer() noexcept { return *reducer_; }
+  const ddp::ModuleState& state() const noexcept { return state_; }
+
+ private:
+  /// A rank that refuses its own module says so to the others: they wait for it already.
+  ddp::ModuleState collect_or_abort(const torch::nn::Module& module) {
+    try {
+      return ddp::collect_state(module, options_.ignored);
+    } catch (const UsageError& error) {
+      group_->abort(error.what());
+      throw;
+    }
+  }
+
+  ddp::StepPlan plan_of(const JoinRound* round) const {
+    if (round == nullptr) return {.synchronise = synchronise_};
+    return {.synchronise = round->synchronises, .root = round->root, .divisor = round->divisor};
+  }
+
+  std::vector<bool> trained_set() const {
+    std::vector<bool> trained;
+    trained.reserve(state_.parameters.size());
+    for (const auto& parameter : state_.parameters) trained.push_back(parameter.tensor.requires_grad());
+    return trained;
+  }
+
+  void make_reducer(DdpStatistics statistics) {
+    trained_ = trained_set();
+    std::vector<ddp::NamedTensor> parameters;
+    for (const auto& parameter : state_.parameters) {
+      if (parameter.tensor.requires_grad()) parameters.push_back(parameter);
+    }
+    reducer_ = ddp::Reducer::create(group_, std::move(parameters), options_, std::move(statistics));
+    reducer_->set_trace(trace_);
+    if (comm_hook_) reducer_->set_comm_hook(comm_hook_);
+  }
+
+  /// Collective where parameters were frozen or unfrozen since the last forward: all ranks must have done the same.
+  void follow_frozen_parameters(bool in_join) {
+    if (!trained_changed()) return;
+    LS_REQUIRE(!in_join, "DistributedDataParallel: a parameter was frozen or unfrozen inside join(); do it before");
+    ddp::require_trained(state_);
+    ddp::verify_state(*group_, state_, options_);
+    make_reducer(reducer_->statistics());
+  }
+
+  bool trained_changed() const {
+    for (std::size_t i = 0; i < trained_.size(); ++i) {
+      if (state_.parameters[i].tensor.requires_grad() != trained_[i]) return true;
+    }
+    return false;
+  }
+
+  std::shared_ptr<ProcessGroup> group_;
+  DdpOptions options_;
+  ddp::ModuleState state_;
+  std::vector<bool> trained_;  // Of each parameter, as the reducer has them.
+  std::shared_ptr<ddp::Reducer> reducer_;
+  std::shared_ptr<CommHook> comm_hook_;
+  std::optional<ddp::FlatBroadcast> buffers_;
+  bool buffers_may_differ_ = false;
+  Trace* trace_ = nullptr;
+  Clock::time_point forward_start_;
+};
+
+DataParallelEngine::DataParallelEngine(torch::nn::Module& module, std::shared_ptr<ProcessGroup> group,
+                                       DdpOptions options)
+    : impl_(std::make_unique<Impl>(module, std::move(group), std::move(options))) {}
+DataParallelEngine::~DataParallelEngine() = default;
+
+void DataParallelEngine::before_forward(const std::vector<at::Tensor>&) {
+  impl_->before_forward(at::GradMode::is_enabled() ? join_round(impl_->synchronise_) : nullptr);
+}
+void DataParallelEngine::after_forward(const std::vector<at::Tensor>& outputs) { impl_->after_forward(outputs); }
+void DataParallelEngine::set_synchronise(bool on) noexcept { impl_->synchronise_ = on; }
+bool DataParallelEngine::synchronises() const noexcept { return impl_->synchronise_; }
+void DataParallelEngine::average_over_samples(std::int64_t samples) { impl_->average_over_samples(samples); }
+void DataParallelEngine::register_comm_hook(std::shared_ptr<CommHook> hook) {
+  impl_->register_comm_hook(std::move(hook));
+}
+void DataParallelEngine::set_trace(Trace* trace) noexcept { impl_->set_trace(trace); }
+const DdpStatistics& DataParallelEngine::stats() const noexcept { return impl_->reducer().statistics(); }
+
+ProcessGroup& DataParallelEngine::join_group() { return impl_->group(); }
+void DataParallelEngine::shadow_forward(const JoinRound& round) { impl_->shadow_forward(round); }
+void DataParallelEngine::shadow_backward(const JoinRound&) { impl_->reducer().shadow_backward(); }
+void DataParallelEngine::after_join(const JoinRound& round) {
+  ddp::broadcast_state(impl_->group(), impl_->state(), round.last);
+}
+
+}  // namespace lockstep
