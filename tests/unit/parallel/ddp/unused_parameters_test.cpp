@@ -119,8 +119,11 @@ TEST(UnusedParameters, AreFoundEarlySoThatBucketsDoNotWaitForThem) {
     loss.backward();
     EXPECT_THAT(ddp->stats().last_unused, ElementsAre("p3"));
     for (const TraceEvent& event : trace.events()) {
-      if (event.name == "bucket 0") EXPECT_LT(event.start, last_gradient);
-      if (event.name == "bucket 3") EXPECT_GT(event.start, last_gradient);
+      if (event.name == "bucket 0") {
+        EXPECT_LT(event.start, last_gradient);
+      } else if (event.name == "bucket 3") {
+        EXPECT_GT(event.start, last_gradient);
+      }
     }
     EXPECT_EQ(trace.events().size(), 1u + 1u + 1u + 4u);  // forward, wait, backward, buckets
   });
