@@ -198,11 +198,7 @@ class Job {
   }
 
   int leave(int exit_code) {
-    try {
-      if (nodes_) nodes_->leave();
-    } catch (const Error&) {
-      // The store is gone, and with it those who would have waited.
-    }
+    if (nodes_) nodes_->leave();
     return exit_code;
   }
 

@@ -72,25 +72,36 @@ std::optional<JobShape> NodeGroup::join(int master_port, const JobSignals& signa
     if (::poll(&fd, 1, kPollMilliseconds) > 0) return std::nullopt;
   }
   heard_.assign(nodes.size(), Clock::now());
+  if (const std::string both = disagreement(nodes); !both.empty()) {
+    leave();  // Others may not have read all of it from the store that ends with node 0.
+    throw MismatchError(both);
+  }
   JobShape shape = add_up(nodes);
   shape.master_port = std::stoi(store_->get("master_port", deadline));
   return shape;
 }
 
+std::string NodeGroup::disagreement(const std::vector<std::string>& nodes) const {
+  const auto flags_of = [&](int node) {
+    const std::string& info = nodes[static_cast<std::size_t>(node)];
+    return info.substr(0, info.find('\n'));
+  };
+  const std::string flags = flags_of(info_.node_rank);
+  for (int node = 0; node < info_.nnodes; ++node) {
+    if (flags_of(node) == flags) continue;
+    return base::cat("node ", info_.node_rank, " was started with ", flags, ", node ", node, " with ", flags_of(node),
+                     "; start all nodes with the same flags");
+  }
+  return {};
+}
+
 JobShape NodeGroup::add_up(const std::vector<std::string>& nodes) const {
   JobShape shape;
   shape.world_size = 0;
-  const std::string& own = nodes[static_cast<std::size_t>(info_.node_rank)];
-  const std::string flags = own.substr(0, own.find('\n'));
   for (int node = 0; node < info_.nnodes; ++node) {
     const std::string& info = nodes[static_cast<std::size_t>(node)];
-    const auto line_end = info.find('\n');
-    if (info.substr(0, line_end) != flags) {
-      throw MismatchError(base::cat("node ", info_.node_rank, " was started with ", flags, ", node ", node, " with ",
-                                    info.substr(0, line_end), "; start all nodes with the same flags"));
-    }
     if (node == info_.node_rank) shape.first_rank = shape.world_size;
-    shape.world_size += std::stoi(info.substr(line_end + 1));
+    shape.world_size += std::stoi(info.substr(info.find('\n') + 1));
   }
   return shape;
 }
@@ -153,12 +164,16 @@ Elsewhere NodeGroup::ask(int attempt, const RunEnd& so_far, bool all_ended) {
   return {over ? Elsewhere::State::kFinished : Elsewhere::State::kRunning, ""};
 }
 
-void NodeGroup::leave() {
-  store_->add("left", 1);
-  if (info_.node_rank != 0) return;
-  const Deadline deadline = Deadline::after(kFarewell);
-  while (to_number(store_->try_get("left")) < info_.nnodes && !deadline.passed()) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(kPollMilliseconds));
+void NodeGroup::leave() noexcept {
+  try {
+    store_->add("left", 1);
+    if (info_.node_rank != 0) return;
+    const Deadline deadline = Deadline::after(kFarewell);
+    while (to_number(store_->try_get("left")) < info_.nnodes && !deadline.passed()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(kPollMilliseconds));
+    }
+  } catch (const std::exception&) {
+    // The store is gone, and with it those who would have waited.
   }
 }
 

@@ -39,14 +39,14 @@ struct JobFailure {
 ///
 /// Each attempt ends for all nodes together: when every node's workers have ended, either way. Every node counts up a
 /// number of its own; node 0 takes one that stands still for 30 s to be dead.
-/// Thread safety: one thread. All functions may throw what the store throws.
+/// Thread safety: one thread. All functions but leave() may throw what the store throws.
 class NodeGroup {
  public:
   NodeGroup(std::shared_ptr<Store> store, NodeInfo info);
 
   /// Waits for all nodes; `master_port` counts on node 0. Nothing where a signal came first (it stays pending).
-  /// Throws UsageError (a node rank taken twice), MismatchError (nodes with different flags) and TimeoutError (names
-  /// the nodes that are missing).
+  /// Throws UsageError (a node rank taken twice), MismatchError (nodes with different flags: on each of them, and then
+  /// each has left) and TimeoutError (names the nodes that are missing).
   std::optional<JobShape> join(int master_port, const JobSignals& signals, Deadline deadline);
 
   /// What the other nodes say; publishes what happened here. For SupervisorOptions::elsewhere.
@@ -56,9 +56,11 @@ class NodeGroup {
   const std::optional<JobFailure>& failure() const noexcept { return failure_; }
 
   /// At the end: node 0 stays until the others have read how the job ended, for ten seconds at most.
-  void leave();
+  void leave() noexcept;
 
  private:
+  /// Both sides of flags that must agree and don't; empty where all do.
+  std::string disagreement(const std::vector<std::string>& nodes) const;
   JobShape add_up(const std::vector<std::string>& nodes) const;
   void publish(int attempt, const JobFailure& failure);
   void beat();

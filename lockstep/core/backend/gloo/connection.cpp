@@ -18,7 +18,7 @@ Connection::~Connection() {
     const std::lock_guard lock(m_);
     if (state_ != CLOSED) changeState(CLOSED);
   }
-  const std::lock_guard left(handling_);
+  const std::lock_guard left(handling);
 }
 
 std::string Connection::why_closed() {
@@ -57,23 +57,23 @@ void Connection::shut_down() {
 }
 
 void Connection::handleEvents(int events) {
-  const std::lock_guard inside(handling_);
-  if (!thrown_) {
+  const std::lock_guard inside(handling);
+  if (!thrown) {
     try {
       tcp::Pair::handleEvents(events);
     } catch (...) {
-      thrown_ = std::current_exception();
+      thrown = std::current_exception();
     }
   }
-  if (!thrown_) return;
+  if (!thrown) return;
   // Who holds m_ may be waiting for this thread: then the next event, which comes as long as the descriptor is open.
   const std::unique_lock lock(m_, std::try_to_lock);
-  if (lock && state_ != CLOSED) signalException(thrown_);
+  if (lock && state_ != CLOSED) signalException(thrown);
 }
 
 void Connection::changeState(state next) noexcept {
   tcp::Pair::changeState(next);
-  if (next == CLOSED) closed_.store(true, std::memory_order_release);
+  if (next == CLOSED) is_closed.store(true, std::memory_order_release);
 }
 
 bool Buffer::completed() {

@@ -16,12 +16,20 @@ namespace lockstep::gloo_tcp {
 
 namespace tcp = ::gloo::transport::tcp;
 
+/// What libgloo's thread needs of a Connection. A base of it, before Pair: Pair's constructor begins to listen, and from
+/// then on whoever connects makes that thread call handleEvents().
+struct ConnectionState {
+  std::atomic<bool> is_closed{false};
+  std::mutex handling;  ///< held by libgloo's thread while it is in here; taken before the pair's m_
+  std::exception_ptr thrown;
+};
+
 /// libgloo's connection to one peer, which says when it is closed and why.
 ///
 /// What libgloo throws in its own thread would end the process: a message longer than its receive, bytes that are no
 /// message of its own. Here it closes the connection.
 /// Thread safety: all functions from any thread; the destructor after all others.
-class Connection final : public tcp::Pair {
+class Connection final : private ConnectionState, public tcp::Pair {
  public:
   Connection(tcp::Context* context, tcp::Device* device, int peer);
   ~Connection() override;
@@ -29,7 +37,7 @@ class Connection final : public tcp::Pair {
   Connection& operator=(const Connection&) = delete;
 
   /// For good; no transfer moves any more, and none writes into its memory.
-  bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
+  bool closed() const noexcept { return is_closed.load(std::memory_order_acquire); }
   /// Empty while it is not closed.
   std::string why_closed();
   bool connected();
@@ -42,10 +50,6 @@ class Connection final : public tcp::Pair {
 
  private:
   void changeState(state next) noexcept override;
-
-  std::atomic<bool> closed_{false};
-  std::mutex handling_;  // Held by libgloo's thread while it is in here; taken before the pair's m_.
-  std::exception_ptr thrown_;
 };
 
 /// One message of libgloo's, asked for its end without its waits: those close every connection when their time is up.
