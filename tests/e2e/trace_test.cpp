@@ -1,7 +1,8 @@
 // The trace of a training run.
 
+#include <algorithm>
+#include <filesystem>
 #include <map>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -67,7 +68,8 @@ TEST(TraceOfTraining, HasTheStepsOfAllRanksInOrder) {
       std::size_t next = 0;
       for (std::size_t i = 0; i < steps.size(); ++i) {
         EXPECT_EQ(steps[i].name, "step " + std::to_string(i + 2));
-        if (i > 0) EXPECT_LE(steps[i - 1].end, steps[i].start + kRounding);
+        const double before = i > 0 ? steps[i - 1].end : 0;
+        EXPECT_LE(before, steps[i].start + kRounding);
         std::vector<std::string> names;
         double now = steps[i].start;
         for (; next < compute.size() && compute[next].start < steps[i].end; ++next) {

@@ -43,7 +43,8 @@ def two_steps(ranks=2):
                        span(pid, 2, "backward", "compute", begin + 8, 10),
                        span(pid, 2, "optimizer", "compute", begin + 18, 2),
                        span(pid, 3, "wait", "wait", begin + 17, 1),
-                       span(pid, 4, "bucket 0", "communication", begin + 10, 8, bytes="4096", parameters="fc.weight <2>")]
+                       span(pid, 4, "bucket 0", "communication", begin + 10, 8, bytes="4096",
+                            parameters="fc.weight <2>")]
     return events
 
 

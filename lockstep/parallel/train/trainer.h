@@ -55,8 +55,8 @@ struct FitOptions {
 /// N ranks with batch b take the same steps as one rank with batch N * b, but for the order of float additions, where
 /// N divides the number of samples. Two runs of one configuration are bit-identical.
 /// Throws UsageError (a bad option, a trace that would begin behind the last step), Error (a loss that is no number:
-/// names the step and what to change), and what DistributedDataParallel and ProcessGroup throw. Threads: one; the loader
-/// has its own.
+/// names the step and what to change), and what DistributedDataParallel and ProcessGroup throw.
+/// Threads: one; the loader has its own.
 FitReport fit(const Model& model, std::shared_ptr<ProcessGroup> group, torch::optim::Optimizer& optimizer,
               const data::Dataset& dataset, const FitOptions& options);
 

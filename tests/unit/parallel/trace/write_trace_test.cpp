@@ -59,7 +59,9 @@ TEST(WriteTrace, HoldsTheSpansOfAllRanksOnOneClock) {
     std::vector<std::pair<std::string, int>> in_order;
     for (const auto& [start, span] : by_start) in_order.push_back(span);
     EXPECT_TRUE(std::ranges::is_sorted(in_order)) << world_size;
-    if (world_size > 1) EXPECT_EQ(by_start.begin()->first, 0.0);
+    if (world_size > 1) {
+      EXPECT_EQ(by_start.begin()->first, 0.0);
+    }
     EXPECT_EQ(files_in(directory.path()), 1u);
   }
 }
