@@ -12,6 +12,7 @@
 
 #include "apps/lockstep-train/models.h"
 #include "lockstep/core/base/check.h"
+#include "lockstep/parallel/trace/trace.h"
 #include "lockstep/parallel/train/metrics.h"
 #include "lockstep/parallel/train/progress.h"
 #include "lockstep/parallel/train/trainer.h"
@@ -85,6 +86,7 @@ void print_results(const Options& options, const train::FitReport& report, const
     std::printf("%s samples/s, %.1f %% of the step waits for communication\n",
                 train::format_count(report.samples_per_second()).c_str(), report.comm_share * 100);
     if (!options.output.empty()) std::printf("weights: %s\n", options.output.c_str());
+    if (!options.trace.empty()) std::printf("trace: %s\n", options.trace.c_str());
   }
   std::printf("%s\n", summary.dump().c_str());
   if (std::fflush(stdout) != 0) throw SystemError("cannot write the results to stdout", errno);
@@ -110,7 +112,37 @@ struct Observers {
   }
 };
 
-train::FitOptions fit_options(const Options& options, const Inputs& inputs, Observers& observers) {
+/// --trace: what each rank records, and when the file is written: as soon as its last step is over, so that clocks have
+/// no time to drift, and a run that fails later leaves it.
+class Tracing {
+ public:
+  Tracing(const Options& options, std::shared_ptr<ProcessGroup> group)
+      : group_(std::move(group)), file_(options.trace), steps_(trace_steps(options)) {}
+
+  void observe(train::FitOptions& fit) {
+    if (file_.empty()) return;
+    fit.trace = &trace_;
+    fit.trace_steps = steps_;
+  }
+  /// Collective.
+  void step(const train::StepRecord& record) {
+    if (file_.empty() || !steps_.holds(record.step)) return;
+    if (record.step == record.steps || !steps_.holds(record.step + 1)) write_trace(*group_, trace_, file_);
+  }
+
+  static train::StepRange trace_steps(const Options& options) {
+    const auto [first, count] = parse_trace_steps(options.trace_steps);
+    return {first, count};
+  }
+
+ private:
+  std::shared_ptr<ProcessGroup> group_;
+  Trace trace_;
+  std::string file_;
+  train::StepRange steps_;
+};
+
+train::FitOptions fit_options(const Options& options, const Inputs& inputs) {
   train::FitOptions fit;
   fit.epochs = options.epochs;
   fit.batch_size = static_cast<std::size_t>(options.batch_size);
@@ -120,8 +152,6 @@ train::FitOptions fit_options(const Options& options, const Inputs& inputs, Obse
   fit.eval_every = options.eval_every;
   if (options.lr_schedule == "cosine") fit.schedule = train::cosine_schedule;
   fit.global_loss = !options.metrics.empty() || !options.no_progress;
-  fit.on_step = [&observers](const train::StepRecord& record) { observers.step(record); };
-  fit.on_epoch = [&observers](const train::EpochRecord& record) { observers.epoch(record); };
   return fit;
 }
 
@@ -130,6 +160,7 @@ train::FitOptions fit_options(const Options& options, const Inputs& inputs, Obse
 Inputs read_inputs(const Options& options) {
   if (!options.output.empty()) train::require_writable(options.output, "--output");
   if (!options.metrics.empty()) train::require_writable(options.metrics, "--metrics");
+  if (!options.trace.empty()) train::require_writable(options.trace, "--trace");
   auto train = open_data(options, "train");
   auto test = open_data(options, "test");
   LS_REQUIRE(train->size() > 0, "--data ", options.data, ": no training samples");
@@ -149,6 +180,13 @@ Inputs read_inputs(const Options& options) {
   return {std::move(train), std::move(test), std::move(model), parameters};
 }
 
+void check_run(const Options& options, const Inputs& inputs, const ProcessGroup& group) {
+  if (options.trace.empty()) return;
+  const std::int64_t steps = train::count_steps(inputs.train->size(), group.world_size(), fit_options(options, inputs));
+  LS_REQUIRE(Tracing::trace_steps(options).first <= steps, "--trace-steps ", options.trace_steps,
+             ": begins behind the last step; the run has ", steps, steps == 1 ? " step" : " steps");
+}
+
 void run_job(const Options& options, const Inputs& inputs, std::shared_ptr<ProcessGroup> group) {
   const int rank = group->rank();
   const int world_size = group->world_size();
@@ -158,8 +196,15 @@ void run_job(const Options& options, const Inputs& inputs, std::shared_ptr<Proce
 
   torch::optim::SGD optimizer(inputs.model.module().parameters(),
                               torch::optim::SGDOptions(options.lr).momentum(options.momentum));
-  const train::FitReport report =
-      train::fit(inputs.model, std::move(group), optimizer, *inputs.train, fit_options(options, inputs, observers));
+  Tracing tracing(options, group);
+  train::FitOptions fit = fit_options(options, inputs);
+  tracing.observe(fit);
+  fit.on_step = [&](const train::StepRecord& record) {
+    observers.step(record);
+    tracing.step(record);
+  };
+  fit.on_epoch = [&](const train::EpochRecord& record) { observers.epoch(record); };
+  const train::FitReport report = train::fit(inputs.model, std::move(group), optimizer, *inputs.train, fit);
   if (rank != 0) return;
   observers.progress.reset();
   if (!options.output.empty()) train::save_weights(inputs.model.module(), options.output);

@@ -24,7 +24,10 @@ struct Inputs {
 /// be written. Throws UsageError, SystemError, CorruptionError, MismatchError; each names the flag or file.
 Inputs read_inputs(const Options& options);
 
-/// Collective: trains, evaluates, writes the metrics and the weights (rank 0), prints the results (rank 0).
+/// What can be wrong only with a number of workers. Throws UsageError that names the flag.
+void check_run(const Options& options, const Inputs& inputs, const ProcessGroup& group);
+
+/// Collective: trains, evaluates, writes metrics, trace and weights (rank 0), prints the results (rank 0).
 void run_job(const Options& options, const Inputs& inputs, std::shared_ptr<ProcessGroup> group);
 
 /// The summary of the run that wrote `main_metrics` (JSON), with max_loss_difference to the run that wrote

@@ -82,6 +82,7 @@ int train_in_group(const Command& command, std::optional<Failure> failure) {
   if (!failure) {
     try {
       inputs = read_inputs(options);
+      check_run(options, *inputs, *group);
     } catch (...) {
       failure = current_failure();
     }

@@ -1,7 +1,9 @@
 #include "apps/lockstep-train/options.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <system_error>
 
 #include <CLI/CLI.hpp>
 
@@ -82,7 +84,24 @@ void require_at_least(const char* flag, std::int64_t value, std::int64_t least) 
   LS_REQUIRE(value >= least, "--", flag, " ", value, ": expected a whole number of at least ", least);
 }
 
+/// 0 where `text` is no whole number of at least 1.
+std::int64_t parse_count(std::string_view text) {
+  std::int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size() && number > 0 ? number : 0;
+}
+
 }  // namespace
+
+std::pair<std::int64_t, std::int64_t> parse_trace_steps(const std::string& text) {
+  const std::string_view view = text;
+  const auto colon = view.find(':');
+  const std::int64_t first = parse_count(view.substr(0, colon));
+  const std::int64_t count = colon == view.npos ? 0 : parse_count(view.substr(colon + 1));
+  LS_REQUIRE(first > 0 && count > 0, "--trace-steps '", text,
+             "': expected FIRST:COUNT, two whole numbers of at least 1");
+  return {first, count};
+}
 
 void validate(const Options& options) {
   require_one_of("model", options.model, {"mlp", "lenet"});
@@ -97,6 +116,7 @@ void validate(const Options& options) {
   require_at_least("eval-every", options.eval_every, 0);
   require_at_least("threads", options.threads, 0);
   require_at_least("nproc-per-node", options.nproc_per_node, 0);
+  parse_trace_steps(options.trace_steps);
   LS_REQUIRE(options.lr > 0 && std::isfinite(options.lr), "--lr ", options.lr, ": expected a number above 0");
   LS_REQUIRE(options.momentum >= 0 && options.momentum < 1, "--momentum ", options.momentum,
              ": expected a number from 0 to below 1");

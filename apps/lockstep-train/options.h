@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace lockstep::app {
@@ -27,6 +28,8 @@ struct Options {
   std::string init;
   std::string output;
   std::string metrics;
+  std::string trace;
+  std::string trace_steps = "5:5";
   bool json = false;
   bool no_progress = false;
 };
@@ -52,6 +55,8 @@ void for_each_option(Options& options, Visitor&& visit) {
   visit("init", options.init, "start from the weights in this file");
   visit("output", options.output, "write the weights here at the end");
   visit("metrics", options.metrics, "write a JSON line per step here");
+  visit("trace", options.trace, "write what each worker did when here, for ui.perfetto.dev");
+  visit("trace-steps", options.trace_steps, "which steps: FIRST:COUNT, counted from 1");
   visit("json", options.json, "on stdout nothing but the summary, one JSON line");
   visit("no-progress", options.no_progress, "nothing about progress on stderr");
 }
@@ -72,6 +77,9 @@ Command parse_command_line(const std::vector<std::string>& arguments);
 
 /// Overwrites what `file` (TOML, keys as the flags without their dashes) says. Throws UsageError with file:line.
 void read_config(const std::string& file, Options& options);
+
+/// FIRST and COUNT of --trace-steps. Throws UsageError unless both are whole numbers of at least 1.
+std::pair<std::int64_t, std::int64_t> parse_trace_steps(const std::string& text);
 
 /// Throws UsageError that names the first option whose value makes no sense, and what was expected.
 void validate(const Options& options);

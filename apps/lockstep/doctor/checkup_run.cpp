@@ -15,6 +15,7 @@
 #include "lockstep/core/base/cpus.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/comm/blobs.h"
+#include "lockstep/core/comm/clock_offset.h"
 #include "lockstep/core/kernels/kernels.h"
 
 namespace lockstep::doctor {
@@ -25,7 +26,6 @@ using Json = nlohmann::ordered_json;
 constexpr int kTag = 0;
 constexpr int kSmallTrips = 100;
 constexpr int kLargeTrips = 5;
-constexpr int kClockTrips = 32;
 constexpr int kStoreTrips = 20;
 constexpr std::size_t kSmallBytes = 4;
 constexpr std::size_t kLargeBytes = 4 << 20;
@@ -68,32 +68,6 @@ double measure_store(Store& store) {
     best = trip == 0 ? took : std::min(best, took);
   }
   return best;
-}
-
-/// Cristian's algorithm: rank 0 read its clock half a round trip ago, give or take that half.
-void measure_clock(Communicator& communicator, RankFacts& own) {
-  char question = 0;
-  std::int64_t answer = 0;
-  if (communicator.rank() == 0) {
-    for (int peer = 1; peer < communicator.world_size(); ++peer) {
-      for (int trip = 0; trip < kClockTrips; ++trip) {
-        communicator.recv(&question, 1, DType::kUInt8, peer, kTag);
-        answer = wall_clock_ns();
-        communicator.send(&answer, 1, DType::kInt64, peer, kTag);
-      }
-    }
-    return;
-  }
-  for (int trip = 0; trip < kClockTrips; ++trip) {
-    const std::int64_t before = wall_clock_ns();
-    const auto start = Clock::now();
-    communicator.send(&question, 1, DType::kUInt8, 0, kTag);
-    communicator.recv(&answer, 1, DType::kInt64, 0, kTag);
-    const double half = microseconds(Clock::now() - start) / 2;
-    if (trip > 0 && half >= own.clock_error_us) continue;
-    own.clock_error_us = half;
-    own.clock_us = static_cast<double>(before - answer) / 1000 + half;
-  }
 }
 
 /// The best round trip in microseconds; the other rank of the pair returns another number, which nobody uses.
@@ -165,7 +139,9 @@ Checkup run_checkup(const Job& job) {
   checkup.map = base::group_by_host(all_gather_blobs(communicator, own.host_id));
   own.store_us = measure_store(*job.store);
   communicator.barrier();
-  measure_clock(communicator, own);
+  const ClockOffset clock = measure_clock_offset(communicator, wall_clock_ns, kTag);
+  own.clock_us = static_cast<double>(clock.ahead_ns) / 1000;
+  own.clock_error_us = static_cast<double>(clock.error_ns) / 1000;
   const std::vector<Link> own_links = measure_links(communicator, checkup.map);
   for (const std::string& blob : gather_blobs(communicator, to_blob(own), 0)) {
     checkup.ranks.push_back(from_blob(blob));

@@ -14,6 +14,7 @@
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/parallel/data/distributed_sampler.h"
 #include "lockstep/parallel/data/loader.h"
+#include "lockstep/parallel/trace/trace.h"
 #include "lockstep/parallel/train/evaluate.h"
 
 namespace lockstep::train {
@@ -38,10 +39,10 @@ class Run {
         optimizer_(optimizer),
         dataset_(dataset),
         options_(options),
-        sampler_(dataset.size(), *group_, {.shuffle = true, .seed = options.seed}) {
-    const auto per_epoch = static_cast<std::int64_t>((sampler_.size() + options.batch_size - 1) / options.batch_size);
-    steps_ = options.epochs * per_epoch;
-    if (options.max_steps > 0) steps_ = std::min(steps_, options.max_steps);
+        sampler_(dataset.size(), *group_, {.shuffle = true, .seed = options.seed}),
+        steps_(count_steps(dataset.size(), group_->world_size(), options)) {
+    LS_REQUIRE(options.trace == nullptr || options.trace_steps.first <= steps_, "trace_steps begins with step ",
+               options.trace_steps.first, ": the run has ", steps_, steps_ == 1 ? " step" : " steps");
     for (const auto& parameters : optimizer_.param_groups()) base_rates_.push_back(parameters.options().get_lr());
   }
 
@@ -76,6 +77,7 @@ class Run {
     for (auto& batch : data::loader(dataset_, sampler_, {.batch_size = options_.batch_size})) {
       const auto loaded = Clock::now();
       const std::int64_t samples = batch.target.size(0);
+      begin_trace(begin, loaded);
       const double local_loss = train_on(batch);
       StepRecord record;
       record.step = ++step_;
@@ -88,6 +90,7 @@ class Run {
       record.comm_wait_seconds = seconds(engine_.stats().last_wait);
       const auto end = Clock::now();
       record.step_seconds = seconds(end - begin);
+      end_trace(begin, end);
       begin = end;
 
       require_number(options_.global_loss ? record.loss : 0.0);
@@ -104,14 +107,29 @@ class Run {
   /// One step; the mean loss of this rank's samples.
   double train_on(const data::Batch& batch) {
     apply_schedule();
+    Trace::Scope zero_grad(trace_, "zero_grad", "compute");
     optimizer_.zero_grad();
+    zero_grad.finish();
     engine_.before_forward({batch.data});
     const at::Tensor output = model_.forward(batch.data);
     engine_.after_forward({output});
     const at::Tensor loss = torch::nn::functional::cross_entropy(output, batch.target);
     loss.backward();
+    const Trace::Scope optimizer(trace_, "optimizer", "compute");
     optimizer_.step();
     return loss.item<double>();
+  }
+
+  /// Records the step that has just got its data, where it is one of those that are asked for.
+  void begin_trace(Clock::time_point begin, Clock::time_point loaded) {
+    trace_ = options_.trace_steps.holds(step_ + 1) ? options_.trace : nullptr;
+    engine_.set_trace(trace_);
+    if (trace_ != nullptr) trace_->add({"data", "compute", begin, loaded});
+  }
+
+  void end_trace(Clock::time_point begin, Clock::time_point end) {
+    if (trace_ != nullptr) trace_->add({base::cat("step ", step_), "step", begin, end});
+    trace_ = nullptr;
   }
 
   void apply_schedule() {
@@ -126,6 +144,7 @@ class Run {
     double* const sums = loss_and_samples_.data_ptr<double>();
     sums[0] = local_loss * static_cast<double>(samples);
     sums[1] = static_cast<double>(samples);
+    const Trace::Scope span(trace_, "loss over all ranks", "communication");
     group_->all_reduce(loss_and_samples_, ReduceOp::kSum, {.timeout = {}, .label = "loss"});
     return sums[0] / sums[1];
   }
@@ -163,11 +182,12 @@ class Run {
   const data::Dataset& dataset_;
   const FitOptions& options_;
   DistributedSampler sampler_;
+  const std::int64_t steps_;
   std::vector<double> base_rates_;
   at::Tensor loss_and_samples_ = torch::zeros({2}, torch::kFloat64);
-  std::int64_t steps_ = 0;
   std::int64_t step_ = 0;
   double comm_wait_ = 0;
+  Trace* trace_ = nullptr;  // of the step that runs; null where it is not recorded
 };
 
 }  // namespace
@@ -177,7 +197,16 @@ FitReport fit(const Model& model, std::shared_ptr<ProcessGroup> group, torch::op
   LS_REQUIRE(options.batch_size > 0, "batch size 0: expected at least 1");
   LS_REQUIRE(options.epochs > 0, "epochs ", options.epochs, ": expected at least 1");
   LS_REQUIRE(dataset.size() > 0, "the training data set has no samples");
+  LS_REQUIRE(options.trace_steps.first > 0 && options.trace_steps.count > 0, "trace_steps ", options.trace_steps.first,
+             ":", options.trace_steps.count, ": expected a first step and a count of at least 1");
   return Run(model, std::move(group), optimizer, dataset, options).run();
+}
+
+std::int64_t count_steps(std::size_t samples, int world_size, const FitOptions& options) {
+  const auto divide_up = [](std::size_t a, std::size_t b) { return (a + b - 1) / b; };
+  const std::size_t of_rank = divide_up(samples, static_cast<std::size_t>(world_size));
+  const auto steps = options.epochs * static_cast<std::int64_t>(divide_up(of_rank, options.batch_size));
+  return options.max_steps > 0 ? std::min(steps, options.max_steps) : steps;
 }
 
 double cosine_schedule(std::int64_t step, std::int64_t steps) {

@@ -13,7 +13,19 @@
 #include "lockstep/parallel/train/model.h"
 #include "lockstep/parallel/train/records.h"
 
+namespace lockstep {
+class Trace;
+}
+
 namespace lockstep::train {
+
+/// `count` steps from `first` on, counted from 1 as in StepRecord.
+struct StepRange {
+  std::int64_t first = 1;
+  std::int64_t count = 1;
+
+  bool holds(std::int64_t step) const noexcept { return step >= first && step - first < count; }
+};
 
 struct FitOptions {
   std::int64_t epochs = 1;
@@ -28,6 +40,10 @@ struct FitOptions {
   /// True: each StepRecord's loss is over all ranks, for one all-reduce of 16 bytes a step. The same on all ranks.
   bool global_loss = true;
   DdpOptions ddp = {};
+  /// Takes the spans of the steps of `trace_steps`: "step N", and in it "data" (the wait for it), "zero_grad",
+  /// "forward" (with the loss), "backward", "optimizer". Null: nothing is recorded. It outlives fit().
+  Trace* trace = nullptr;
+  StepRange trace_steps = {};
   std::function<void(const StepRecord&)> on_step = {};    ///< called after each step, on every rank
   std::function<void(const EpochRecord&)> on_epoch = {};  ///< called after each epoch, on every rank
 };
@@ -38,10 +54,14 @@ struct FitOptions {
 ///
 /// N ranks with batch b take the same steps as one rank with batch N * b, but for the order of float additions, where
 /// N divides the number of samples. Two runs of one configuration are bit-identical.
-/// Throws UsageError (a bad option), Error (a loss that is no number: names the step and what to change), and what
-/// DistributedDataParallel and ProcessGroup throw. Threads: one; the loader has its own.
+/// Throws UsageError (a bad option, a trace that would begin behind the last step), Error (a loss that is no number:
+/// names the step and what to change), and what DistributedDataParallel and ProcessGroup throw.
+/// Threads: one; the loader has its own.
 FitReport fit(const Model& model, std::shared_ptr<ProcessGroup> group, torch::optim::Optimizer& optimizer,
               const data::Dataset& dataset, const FitOptions& options);
+
+/// The steps that fit() takes on so many samples and ranks.
+std::int64_t count_steps(std::size_t samples, int world_size, const FitOptions& options);
 
 /// From 1 down to 0 along half a cosine: Loshchilov and Hutter, SGDR (2017), without restarts.
 double cosine_schedule(std::int64_t step, std::int64_t steps);

@@ -82,12 +82,26 @@ TEST_F(CommandLine, ValuesAreJudgedByName) {
   EXPECT_THAT(with("--hidden", "3,0"), HasSubstr("--hidden"));
   EXPECT_THAT(with("--timeout", "0"), HasSubstr("--timeout"));
   EXPECT_THAT(with("--seed", "-1"), HasSubstr("--seed"));
+  for (const char* bad :
+       {"", ":", "5", "5:", ":5", "0:1", "1:0", "-1:2", "1:2:3", " 1:2", "1:2 ", "x:1", "1:99999999999999999999"}) {
+    EXPECT_THAT(with("--trace-steps", bad), HasSubstr("expected FIRST:COUNT")) << bad;
+  }
   EXPECT_THAT(message_of({"--data", "d", "--speed", "9"}), HasSubstr("--speed"));
   EXPECT_THAT(message_of({"--epochs", "2"}), HasSubstr("--data is missing"));
   EXPECT_THAT(message_of({"--data", "d", "stray"}), HasSubstr("stray"));
   for (const auto& message : {message_of({"--data", "d", "--speed", "9"}), with("--batch-size", "abc")}) {
     EXPECT_THAT(message, ::testing::Not(HasSubstr("\n")));
   }
+}
+
+TEST_F(CommandLine, StepsOfATrace) {
+  EXPECT_EQ(parse_trace_steps("1:1"), std::pair(std::int64_t{1}, std::int64_t{1}));
+  EXPECT_EQ(parse_trace_steps("20:9223372036854775807").second, 9223372036854775807);
+  const std::string file = config("data = \"d\"\ntrace = \"t.json\"\ntrace-steps = \"7:3\"\n");
+  const Options options = parse_command_line({"--config", file, "--trace-steps", "8:2"}).options;
+  EXPECT_EQ(options.trace, "t.json");
+  EXPECT_EQ(options.trace_steps, "8:2");
+  EXPECT_EQ(parse_command_line({"--config", file}).options.trace_steps, "7:3");
 }
 
 TEST_F(CommandLine, HelpListsEveryOptionWithItsDefault) {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/core/base/error.h"
+#include "lockstep/parallel/trace/trace.h"
 #include "tests/unit/parallel/train/train_test_support.h"
 
 namespace lockstep::train {
@@ -100,6 +101,56 @@ TEST(Fit, ALossThatIsNoNumberNamesTheStep) {
 TEST(Fit, RejectsWhatMakesNoSense) {
   EXPECT_THROW(fit_on(1, 0, {}), UsageError);
   EXPECT_THROW(fit_on(1, 8, {.epochs = 0}), UsageError);
+}
+
+TEST(Fit, RecordsTheStepsThatAreAskedFor) {
+  const Blobs dataset(60);
+  std::vector<std::vector<std::string>> names(3);
+  run_ranks(3, [&](std::shared_ptr<ProcessGroup> group) {
+    const auto linear = make_linear(4, 3);
+    torch::optim::SGD optimizer(linear->parameters(), torch::optim::SGDOptions(0.1));
+    Trace trace;
+    FitOptions options{.epochs = 2, .batch_size = 5};  // 4 steps an epoch
+    options.trace = &trace;
+    options.trace_steps = {.first = 4, .count = 2};
+    fit(Model(linear), group, optimizer, dataset, options);
+    for (const TraceEvent& event : trace.events()) {
+      const std::string category = event.category;
+      if (category == "step" || category == "compute") {
+        names[static_cast<std::size_t>(group->rank())].push_back(event.name);
+      }
+    }
+  });
+  for (const auto& of_rank : names) {
+    EXPECT_THAT(of_rank, ::testing::ElementsAre("data", "zero_grad", "forward", "backward", "optimizer", "step 4",
+                                                "data", "zero_grad", "forward", "backward", "optimizer", "step 5"));
+  }
+}
+
+TEST(Fit, ATraceMustBeginWithinTheRun) {
+  const auto fit_with = [](StepRange steps) {
+    Trace trace;
+    FitOptions options{.epochs = 1, .max_steps = 3};
+    options.trace = &trace;
+    options.trace_steps = steps;
+    fit_on(1, 8, options);
+  };
+  fit_with({.first = 3, .count = 9});
+  EXPECT_THROW(fit_with({.first = 4, .count = 1}), UsageError);
+  EXPECT_THROW(fit_with({.first = 0, .count = 1}), UsageError);
+  EXPECT_THROW(fit_with({.first = 1, .count = 0}), UsageError);
+}
+
+TEST(Fit, CountsItsSteps) {
+  const auto steps = [](std::size_t samples, int world_size, std::size_t batch, std::int64_t max_steps) {
+    return count_steps(samples, world_size, {.epochs = 2, .batch_size = batch, .max_steps = max_steps});
+  };
+  EXPECT_EQ(steps(60, 1, 8, 0), 16);
+  EXPECT_EQ(steps(60, 3, 5, 0), 8);
+  EXPECT_EQ(steps(61, 3, 5, 0), 10);  // 21 samples of each rank
+  EXPECT_EQ(steps(1, 3, 5, 0), 2);
+  EXPECT_EQ(steps(60, 1, 8, 5), 5);
+  EXPECT_EQ(steps(60, 1, 8, 50), 16);
 }
 
 }  // namespace
