@@ -18,7 +18,7 @@ struct NodeInfo {
   int node_rank = 0;
   int local_world_size = 1;
   int max_restarts = 0;
-  std::string role;
+  std::string role = {};
 };
 
 /// What the nodes agreed on.
