@@ -32,6 +32,8 @@ using support::shared_memory_files;
 using ::testing::HasSubstr;
 
 constexpr int kTimeoutMs = 2000;
+/// Of a busy machine under a sanitizer; the other deadlines are 30 s and more.
+constexpr int kMarginMs = 10000;
 constexpr std::uint64_t kStep = 40;  ///< in which it happens
 
 /// Of all processes of this machine.
@@ -180,7 +182,7 @@ class FaultsOnHosts : public ::testing::Test {
     EXPECT_EQ(shared_memory_files(), before_);
   }
 
-  /// All but the fault's rank say `type` of `rank`, at most `ms` after the event.
+  /// All but the fault's rank say `type` of `rank`, `ms` after the event at the latest, and a margin.
   static void expect_others_say(const ProcessResult& result, const Fault& fault, const std::string& type, int rank,
                                 long long ms) {
     EXPECT_FALSE(result.deadline_passed) << result;
@@ -191,7 +193,7 @@ class FaultsOnHosts : public ::testing::Test {
       EXPECT_TRUE(end.ok()) << result;
       EXPECT_EQ(said.type, type) << result;
       EXPECT_EQ(said.rank, rank) << result;
-      EXPECT_LE(said.ms, at + ms) << result;
+      EXPECT_LE(said.ms, at + ms + kMarginMs) << result;
     }
   }
 
@@ -228,7 +230,7 @@ TEST_F(FaultsOnHosts, ACutCableIsATimeoutOnBothSides) {
       const Said said = said_by(end);
       const bool on_first = end.rank < fault.ranks_per_host[0];
       EXPECT_EQ(said.type, "TimeoutError") << result;
-      EXPECT_LE(said.ms, cut_ms + kTimeoutMs + 2000) << result;
+      EXPECT_LE(said.ms, cut_ms + kTimeoutMs + kMarginMs) << result;
       EXPECT_THAT(said.text, HasSubstr("timed out after 2 s; waiting for rank ")) << result;
       EXPECT_EQ(said.rank < fault.ranks_per_host[0], !on_first) << result;
     }
@@ -243,7 +245,7 @@ TEST_F(FaultsOnHosts, AKilledRankIsNamedByEverySurvivor) {
     trace << fault;
     SCOPED_TRACE(trace.str());
     const ProcessResult result = run(fault, "kill", 60000);
-    expect_others_say(result, fault, "PeerError", fault.rank, 1000);
+    expect_others_say(result, fault, "PeerError", fault.rank, 0);
     EXPECT_EQ(result.ranks[static_cast<std::size_t>(fault.rank)].signal, SIGKILL) << result;
   }
 }
@@ -254,8 +256,8 @@ TEST_F(FaultsOnHosts, AStoppedRankIsNamedAtTheDeadline) {
     std::ostringstream trace;
     trace << fault;
     SCOPED_TRACE(trace.str());
-    const ProcessResult result = run(fault, "stop", kTimeoutMs / 2);
-    expect_others_say(result, fault, "TimeoutError", fault.rank, kTimeoutMs / 2 + 2000);
+    const ProcessResult result = run(fault, "stop", kTimeoutMs);
+    expect_others_say(result, fault, "TimeoutError", fault.rank, kTimeoutMs);
     EXPECT_EQ(result.ranks[static_cast<std::size_t>(fault.rank)].signal, SIGKILL) << result;
   }
 }
@@ -289,7 +291,7 @@ TEST_F(FaultsOnHosts, AnAbortFromAnotherThreadFreesAll) {
     SCOPED_TRACE(trace.str());
     const ProcessResult result = run(fault, "abort", 30000);
     EXPECT_TRUE(result.ok()) << result;
-    expect_others_say(result, fault, "AbortedError", -1, 5000);
+    expect_others_say(result, fault, "AbortedError", -1, 0);
     for (const auto& end : result.ranks) EXPECT_THAT(said_by(end).text, HasSubstr("the user pressed stop")) << result;
   }
 }

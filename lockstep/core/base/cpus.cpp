@@ -9,9 +9,12 @@
 #include <sstream>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/deadline.h"
 
 namespace lockstep::base {
 namespace {
+
+constexpr auto kLongYield = std::chrono::milliseconds(1);
 
 std::vector<int> affinity() {
   // The kernel's mask may be longer than cpu_set_t: EINVAL asks for a larger one.
@@ -124,6 +127,12 @@ CpuBudget read_cpu_budget(const std::string& root) {
   budget.usable = static_cast<int>(std::max<std::size_t>(1, budget.cpus.size()));
   if (budget.quota > 0 && budget.quota < budget.usable) budget.usable = std::max(1, static_cast<int>(budget.quota));
   return budget;
+}
+
+bool yield_briefly() noexcept {
+  const auto before = Clock::now();
+  ::sched_yield();
+  return Clock::now() - before < kLongYield;
 }
 
 }  // namespace lockstep::base

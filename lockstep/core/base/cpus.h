@@ -28,4 +28,8 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
+/// Gives the core to others. False where it was gone for longer than a wait may go without a look at its deadline: on a
+/// busy machine a hundred of these are seconds.
+bool yield_briefly() noexcept;
+
 }  // namespace lockstep::base

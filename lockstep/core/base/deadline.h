@@ -23,6 +23,16 @@ class Deadline {
   /// Never passes. Only for callers that bound the wait by other means.
   static Deadline none() { return Deadline(); }
 
+  /// Passed now, with the part of the timeout that has gone by; the same where it has passed, or is unbounded.
+  Deadline cut_short() const {
+    Deadline now = *this;
+    if (!bounded_ || passed()) return now;
+    const Duration left_over = left();
+    now.timeout_ = left_over < timeout_ ? timeout_ - left_over : Duration::zero();
+    now.end_ = end_ - left_over;
+    return now;
+  }
+
   bool passed() const { return bounded_ && Clock::now() >= end_; }
   bool bounded() const noexcept { return bounded_; }
   /// Time left, zero when passed; Duration::max() when unbounded.

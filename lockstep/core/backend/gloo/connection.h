@@ -16,7 +16,7 @@ namespace lockstep::gloo_tcp {
 
 namespace tcp = ::gloo::transport::tcp;
 
-/// What libgloo's thread needs of a Connection. A base of it, before Pair: Pair's constructor begins to listen, and from
+/// What libgloo's thread needs of a Connection. A base, made before Pair: Pair's constructor begins to listen, and from
 /// then on whoever connects makes that thread call handleEvents().
 struct ConnectionState {
   std::atomic<bool> is_closed{false};

@@ -92,6 +92,12 @@ void Calls::say_waits_for(int rank) {
   }
 }
 
+bool Calls::asked() const {
+  return said_waiting_.empty() && std::ranges::any_of(heard_waiting_, [](const auto& heard) {
+           return heard != nullptr && heard->state() == TransferState::kComplete;
+         });
+}
+
 int Calls::last_awaited(int rank) const {
   for (int steps = 0; steps < transport_.world_size(); ++steps) {
     const auto at = static_cast<std::size_t>(rank);

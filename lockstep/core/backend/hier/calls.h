@@ -28,6 +28,8 @@ class Calls {
 
   /// At a deadline: tells the other ranks for whom this one waits.
   void say_waits_for(int rank);
+  /// Another rank's deadline has passed and it said so; this rank has not said yet for whom it waits.
+  bool asked() const;
   /// The end of the chain of those who said for whom they wait: a rank that did not say so, from `rank` on.
   int last_awaited(int rank) const;
 

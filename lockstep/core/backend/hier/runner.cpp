@@ -66,7 +66,8 @@ void Runner::start(const Collective& collective, Deadline deadline) {
   const std::uint64_t origin = calls_.add(collective);
   if (failure_.poll()) throw_failed();
   if (operations_.size() >= kCapacity) {
-    wait_until([this] { return operations_.size() < kCapacity; }, deadline, [&] { time_out(deadline); });
+    wait_until([this] { return operations_.size() < kCapacity; }, deadline,
+               [this](const Deadline& passed) { time_out(passed); });
   }
   auto operation = std::make_unique<Operation>();
   operation->collective = collective;

@@ -115,9 +115,9 @@ class Runner final : public InFlightEngine {
   Engine waiting_in() const;
   /// At the deadline of this rank, which waits for `awaited`: the rank that all wait for in the end.
   int missing_rank(int awaited);
-  /// `time_out` throws, or returns where it came at the last moment.
+  /// `time_out`, given a deadline that has passed, throws, or returns where it came at the last moment.
   void wait_until(const std::function<bool()>& reached, const Deadline& deadline,
-                  const std::function<void()>& time_out);
+                  const std::function<void(const Deadline&)>& time_out);
   void time_out(const Deadline& deadline);
 
   Backends backends_;

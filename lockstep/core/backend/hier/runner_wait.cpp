@@ -1,7 +1,5 @@
 // How hier waits, and how a failure inside a host, or between hosts, becomes the whole group's.
 
-#include <sched.h>
-
 #include <algorithm>
 #include <thread>
 
@@ -9,6 +7,7 @@
 #include "lockstep/core/backend/hier/runner.h"
 #include "lockstep/core/backend/turn.h"
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/cpus.h"
 #include "lockstep/core/base/error.h"
 
 namespace lockstep::hier {
@@ -18,7 +17,7 @@ constexpr std::uint64_t kYields = 200;  ///< shared memory hands over in less
 constexpr auto kNap = std::chrono::microseconds(50);
 constexpr auto kPeerCheck = std::chrono::milliseconds(20);
 constexpr auto kGrace = std::chrono::milliseconds(300);    ///< for the cause to arrive after its effect
-constexpr auto kHearing = std::chrono::milliseconds(200);  ///< at a deadline: for others to say whom they wait for
+constexpr auto kHearing = std::chrono::milliseconds(300);  ///< at a deadline: for others to say whom they wait for
 
 }  // namespace
 
@@ -56,11 +55,13 @@ void Runner::fail(Engine engine, const Error& error) {
 }
 
 // Where a rank is missing all wait: ranks of its host for it, other hosts for that host's carriers, ranks that carry
-// nothing for their own carriers. So each says for whom, and the one that says nothing is to be named.
+// nothing for their own carriers. So each says for whom, and the one that says nothing is to be named. The first
+// deadline ends the group: whoever hears of it answers at once, however late its own is, and leaves the verdict to the
+// one that asked.
 int Runner::missing_rank(int awaited) {
   if (awaited < 0) return awaited;
+  const Deadline hearing = Deadline::after(calls_.asked() ? kHearing + kGrace : kHearing);
   calls_.say_waits_for(awaited);
-  const Deadline hearing = Deadline::after(kHearing);
   while (!failure_.poll() && !hearing.passed()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return calls_.last_awaited(awaited);
 }
@@ -85,11 +86,11 @@ bool Runner::test(std::uint64_t sequence) {
 
 void Runner::wait(std::uint64_t sequence, Deadline deadline) {
   const Turn turn(entered_);
-  wait_until([&] { return finished(sequence); }, deadline, [&] { time_out(deadline); });
+  wait_until([&] { return finished(sequence); }, deadline, [this](const Deadline& passed) { time_out(passed); });
 }
 
 void Runner::wait_until(const std::function<bool()>& reached, const Deadline& deadline,
-                        const std::function<void()>& time_out) {
+                        const std::function<void(const Deadline&)>& time_out) {
   InFlightList& list = InFlightList::of_this_thread();
   for (std::uint64_t polls = 0; !reached(); ++polls) {
     if (progress()) {
@@ -97,16 +98,17 @@ void Runner::wait_until(const std::function<bool()>& reached, const Deadline& de
       continue;
     }
     if (list.has_others()) list.progress_others(this);
-    if (polls < kYields) {
-      ::sched_yield();
-      continue;
-    }
+    if (polls < kYields && base::yield_briefly()) continue;
     if (failure_.poll()) {
       progress();
       if (reached()) return;
       throw_failed();
     }
-    if (deadline.passed()) time_out();
+    if (deadline.passed()) {
+      time_out(deadline);
+    } else if (deadline.bounded() && calls_.asked() && waiting_in() != Engine::kHere) {
+      time_out(deadline.cut_short());
+    }
     std::this_thread::sleep_for(kNap);
   }
 }
@@ -167,9 +169,9 @@ int Runner::wait_message(std::uint64_t id, Deadline deadline) {
     if (told >= 0) source = told;
     return done;
   };
-  wait_until(arrived, deadline, [&] {
-    // The deadline has passed: this names who is missing, or finds that the message came at the last moment.
-    source = guarded(Engine::kFlat, [&] { return backends_.flat->wait_message(id, deadline); });
+  wait_until(arrived, deadline, [&](const Deadline& passed) {
+    // This names who is missing, or finds that the message came at the last moment.
+    source = guarded(Engine::kFlat, [&] { return backends_.flat->wait_message(id, passed); });
   });
   if (messages_in_flight_ > 0) --messages_in_flight_;
   return source;
@@ -179,7 +181,7 @@ int Runner::wait_message(std::uint64_t id, Deadline deadline) {
 
 BackendMemory Runner::allocate(const Collective& collective, Deadline deadline) {
   const Turn turn(entered_);
-  wait_until([this] { return operations_.empty(); }, deadline, [&] { time_out(deadline); });
+  wait_until([this] { return operations_.empty(); }, deadline, [this](const Deadline& passed) { time_out(passed); });
   const std::uint64_t sequence = ++sequence_[static_cast<std::size_t>(Engine::kInner)];
   BackendMemory memory =
       guarded(Engine::kInner, [&] { return backends_.inner->allocate(collective.count, sequence, deadline); });

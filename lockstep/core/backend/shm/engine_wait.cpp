@@ -6,7 +6,6 @@
 // slice ends in 20 ms.
 
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "lockstep/core/backend/shm/failure.h"
 #include "lockstep/core/backend/turn.h"
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/cpus.h"
 
 namespace lockstep::shm {
 namespace {
@@ -77,10 +77,11 @@ void Engine::back_off(std::uint64_t polls, const Deadline& deadline, const Goal&
     InFlightList& list = InFlightList::of_this_thread();
     if (list.has_others()) list.progress_others(this);
   }
+  bool look = asleep || polls % kPollsPerCheck == kPollsPerCheck - 1;
   if (asleep) {
     sleep(deadline, goal);
   } else if (polls >= policy_.spins) {
-    ::sched_yield();
+    look |= !base::yield_briefly();
   } else if (polls > 16) {
     base::cpu_relax();
   }
@@ -90,7 +91,7 @@ void Engine::back_off(std::uint64_t polls, const Deadline& deadline, const Goal&
     if (reached(goal)) return;
     throw_failure(segment_, doing(goal));
   }
-  if (!asleep && polls % kPollsPerCheck != kPollsPerCheck - 1) return;
+  if (!look) return;
   const auto now = Clock::now();
   if (now - last_check_ >= kSlice) {
     last_check_ = now;

@@ -2,13 +2,12 @@
 // is received by others (Gloo's thread) or in MPI's calls: so it gives the core away first, then sleeps in slices on
 // the oldest transfer that is missing.
 
-#include <sched.h>
-
 #include <thread>
 
 #include "lockstep/core/backend/turn.h"
 #include "lockstep/core/backend/wire/engine.h"
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/cpus.h"
 
 namespace lockstep::wire {
 namespace {
@@ -64,10 +63,7 @@ void Engine::wait(const Goal& goal, const Deadline& deadline) {
 void Engine::back_off(std::uint64_t polls, const Deadline& deadline, const Goal& goal) {
   InFlightList& list = InFlightList::of_this_thread();
   if (list.has_others()) list.progress_others(this);
-  if (polls < kYields) {
-    ::sched_yield();
-    return;
-  }
+  if (polls < kYields && base::yield_briefly()) return;
   if (failure_.poll()) {
     // What the others sent before they failed counts.
     progress();

@@ -75,7 +75,7 @@ std::vector<std::string> told_of_a_timeout(const World& world, int guilty) {
 
 TEST_P(WireFailures, ATimeoutNamesWhoIsMissing) {
   for_each_guilty([](int guilty) {
-    // Over hier ranks that wait for one that waits give it 200 ms to speak first, which on a machine that starves them
+    // Over hier ranks that wait for one that waits give it 300 ms to answer, which on a machine that starves them
     // may be too little: then the next try counts.
     int tries = GetParam().backend == "hier" ? 3 : 1;
     std::vector<std::string> complaints;
@@ -83,6 +83,28 @@ TEST_P(WireFailures, ATimeoutNamesWhoIsMissing) {
       complaints = told_of_a_timeout(GetParam(), guilty);
     } while (!complaints.empty() && --tries > 0);
     EXPECT_THAT(complaints, ::testing::IsEmpty());
+  });
+}
+
+TEST_P(WireFailures, TheFirstDeadlineNamesWhoIsMissingToAll) {
+  for_each_guilty([](int guilty) {
+    // Of the last rank that came: over hier it waits for one of its own host, which has all the time in the world.
+    const int first = guilty == kRanks - 1 ? kRanks - 2 : kRanks - 1;
+    std::atomic<int> failed{0};
+    on_ranks(GetParam(), [&](Communicator& communicator, int rank, int) {
+      float x = 1;
+      communicator.barrier();
+      if (rank == guilty) return await(failed, kRanks - 1);
+      const std::chrono::milliseconds timeout(rank == first ? 50 : 60000);
+      try {
+        communicator.all_reduce(&x, &x, 1, kFloat, {}, {.timeout = timeout, .label = {}});
+        ADD_FAILURE() << "no error";
+      } catch (const TimeoutError& error) {
+        EXPECT_EQ(error.waiting_for(), guilty) << error.what();
+        EXPECT_THAT(error.what(), HasSubstr("timed out after 0.05 s"));
+      }
+      ++failed;
+    });
   });
 }
 

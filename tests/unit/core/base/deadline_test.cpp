@@ -23,6 +23,16 @@ TEST(Deadline, ReportsItsTimeoutAndTheTimeLeft) {
   EXPECT_GT(deadline.left(), Duration(milliseconds(59 * 60 * 1000)));
 }
 
+TEST(Deadline, CutShortHasPassedAndSaysHowLongItTook) {
+  const Deadline cut = Deadline::after(hours(1)).cut_short();
+  EXPECT_TRUE(cut.passed());
+  EXPECT_GE(cut.timeout(), Duration::zero());
+  EXPECT_LT(cut.timeout(), Duration(hours(1)));
+  const Deadline passed = Deadline::after(milliseconds(-5));
+  EXPECT_EQ(passed.cut_short().timeout(), passed.timeout());
+  EXPECT_FALSE(Deadline::none().cut_short().passed());
+}
+
 TEST(Deadline, NoneNeverPasses) {
   EXPECT_FALSE(Deadline::none().passed());
   EXPECT_FALSE(Deadline::none().bounded());

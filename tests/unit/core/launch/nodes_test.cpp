@@ -61,11 +61,11 @@ TEST(NodeGroup, OfDifferentFlagsTellsTheSlowestNodeToo) {
   const int port = server->port();
   std::string of_node_0;
   std::thread node_0([&] {
-    of_node_0 = mismatch_of(server->local(), {.nnodes = 2, .node_rank = 0, .max_restarts = 0}, signals);
+    of_node_0 = mismatch_of(server->local(), NodeInfo{2, 0, 1, 0, "default"}, signals);
     server.reset();  // as its process does
   });
   const auto store = std::make_shared<SlowReader>(connect_tcp_store("127.0.0.1", port, "", Deadline::after(kPatience)));
-  const std::string of_node_1 = mismatch_of(store, {.nnodes = 2, .node_rank = 1, .max_restarts = 1}, signals);
+  const std::string of_node_1 = mismatch_of(store, NodeInfo{2, 1, 1, 1, "default"}, signals);
   node_0.join();
   EXPECT_THAT(of_node_0, AllOf(HasSubstr("node 0 was started with --nnodes 2 --max-restarts 0"),
                                HasSubstr("node 1 with --nnodes 2 --max-restarts 1")));

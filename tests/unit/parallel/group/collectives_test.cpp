@@ -36,10 +36,10 @@ std::int64_t offset(const Sizes& sizes, int rank) {
   return std::accumulate(sizes.begin(), sizes.begin() + rank, std::int64_t{0});
 }
 
-class Collectives : public ::testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Worlds, Collectives, ::testing::Values(1, 2, 3, 4));
+class TensorCollectives : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Worlds, TensorCollectives, ::testing::Values(1, 2, 3, 4));
 
-TEST_P(Collectives, ReducesAtEveryRootAndNowhereElse) {
+TEST_P(TensorCollectives, ReducesAtEveryRootAndNowhereElse) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     for (int root = 0; root < n; ++root) {
@@ -58,7 +58,7 @@ TEST_P(Collectives, ReducesAtEveryRootAndNowhereElse) {
   });
 }
 
-TEST_P(Collectives, PremultipliedSumTakesEachRanksFactor) {
+TEST_P(TensorCollectives, PremultipliedSumTakesEachRanksFactor) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     at::Tensor tensor = at::arange(5, at::kDouble);
@@ -70,7 +70,7 @@ TEST_P(Collectives, PremultipliedSumTakesEachRanksFactor) {
   });
 }
 
-TEST_P(Collectives, GathersAtEveryRootAndNeedsNoOutputElsewhere) {
+TEST_P(TensorCollectives, GathersAtEveryRootAndNeedsNoOutputElsewhere) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     const at::Tensor mine = at::arange(3, at::kInt) + 10 * group->rank();
@@ -90,7 +90,7 @@ TEST_P(Collectives, GathersAtEveryRootAndNeedsNoOutputElsewhere) {
   });
 }
 
-TEST_P(Collectives, ScattersFromEveryRootAndNeedsNoInputElsewhere) {
+TEST_P(TensorCollectives, ScattersFromEveryRootAndNeedsNoInputElsewhere) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     for (int root = 0; root < n; ++root) {
@@ -107,7 +107,7 @@ TEST_P(Collectives, ScattersFromEveryRootAndNeedsNoInputElsewhere) {
   });
 }
 
-TEST_P(Collectives, GathersUnequalChunks) {
+TEST_P(TensorCollectives, GathersUnequalChunks) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const Sizes counts = awkward_sizes(group->world_size());
     const at::Tensor all = at::arange(sum(counts), at::kFloat);
@@ -122,7 +122,7 @@ TEST_P(Collectives, GathersUnequalChunks) {
   });
 }
 
-TEST_P(Collectives, ReduceScattersUnequalChunks) {
+TEST_P(TensorCollectives, ReduceScattersUnequalChunks) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     const Sizes counts = awkward_sizes(n);
@@ -138,7 +138,7 @@ TEST_P(Collectives, ReduceScattersUnequalChunks) {
   });
 }
 
-TEST_P(Collectives, ExchangesEqualPartsOfDimZero) {
+TEST_P(TensorCollectives, ExchangesEqualPartsOfDimZero) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     // Row 2 d + i of rank s is 100 s + 10 d + i.
@@ -158,7 +158,7 @@ TEST_P(Collectives, ExchangesEqualPartsOfDimZero) {
   });
 }
 
-TEST_P(Collectives, ExchangesUnequalParts) {
+TEST_P(TensorCollectives, ExchangesUnequalParts) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     const int me = group->rank();
@@ -182,7 +182,7 @@ TEST_P(Collectives, ExchangesUnequalParts) {
   });
 }
 
-TEST_P(Collectives, PassesMessagesRoundARing) {
+TEST_P(TensorCollectives, PassesMessagesRoundARing) {
   run_rank_threads(GetParam(), [](const auto& group) {
     if (group->world_size() == 1) return;
     const at::Tensor mine = at::full({4, 2}, group->rank(), at::kLong);
@@ -198,7 +198,7 @@ TEST_P(Collectives, PassesMessagesRoundARing) {
   });
 }
 
-TEST_P(Collectives, ReceivesFromAnySourceByTag) {
+TEST_P(TensorCollectives, ReceivesFromAnySourceByTag) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     if (group->rank() != 0) {
@@ -218,7 +218,7 @@ TEST_P(Collectives, ReceivesFromAnySourceByTag) {
   });
 }
 
-TEST_P(Collectives, ReceivesInTheBackground) {
+TEST_P(TensorCollectives, ReceivesInTheBackground) {
   run_rank_threads(GetParam(), [](const auto& group) {
     if (group->world_size() == 1) return;
     at::Tensor first = at::zeros({5});
@@ -234,7 +234,7 @@ TEST_P(Collectives, ReceivesInTheBackground) {
   });
 }
 
-TEST_P(Collectives, CoalescedReductionsAndBroadcastsAreInPlace) {
+TEST_P(TensorCollectives, CoalescedReductionsAndBroadcastsAreInPlace) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     const auto make = [&](int value) {
@@ -259,7 +259,7 @@ TEST_P(Collectives, CoalescedReductionsAndBroadcastsAreInPlace) {
   });
 }
 
-TEST_P(Collectives, CoalescedGathersAndScattersTakeListsOfPairs) {
+TEST_P(TensorCollectives, CoalescedGathersAndScattersTakeListsOfPairs) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     const std::vector<at::Tensor> chunks = {at::full({2}, group->rank(), at::kInt),
@@ -285,7 +285,7 @@ TEST_P(Collectives, CoalescedGathersAndScattersTakeListsOfPairs) {
   });
 }
 
-TEST_P(Collectives, BarrierCanBeStarted) {
+TEST_P(TensorCollectives, BarrierCanBeStarted) {
   run_rank_threads(GetParam(), [](const auto& group) {
     Work barrier = group->barrier_async();
     barrier.wait();
@@ -293,7 +293,7 @@ TEST_P(Collectives, BarrierCanBeStarted) {
   });
 }
 
-TEST_P(Collectives, ObjectsAreBytesOfAnySize) {
+TEST_P(TensorCollectives, ObjectsAreBytesOfAnySize) {
   run_rank_threads(GetParam(), [](const auto& group) {
     const int n = group->world_size();
     const auto object_of = [](int rank) { return std::string(static_cast<std::size_t>(1000 * rank), '\0') + "end"; };
@@ -314,7 +314,7 @@ TEST_P(Collectives, ObjectsAreBytesOfAnySize) {
   });
 }
 
-TEST_P(Collectives, SubgroupsHaveRanksOfTheirOwn) {
+TEST_P(TensorCollectives, SubgroupsHaveRanksOfTheirOwn) {
   run_rank_threads(GetParam(), [](const auto& world) {
     const int n = world->world_size();
     // The last rank and rank 0 (one of them, in a world of one), the last one first.
