@@ -26,8 +26,8 @@ struct TraceEvent {
 /// What this rank did when: spans, kept in memory until write_trace() makes one file of all ranks'. Bounded: when it is
 /// full, the oldest span goes for each new one.
 ///
-/// Who records takes a `Trace*` that is null where nobody looks, and then costs a comparison. A span costs about
-/// 100 ns. Thread safety: all functions may be called from any thread. It outlives its Scopes and those that record.
+/// Who records takes a `Trace*` that is null where nobody looks, which costs some 4 ns. A span costs about 0.3 us.
+/// Thread safety: all functions may be called from any thread. Lifetime: it outlives its Scopes and those that record.
 class Trace {
  public:
   /// Throws UsageError for a capacity of 0.
