@@ -66,9 +66,6 @@ std::int64_t mapped_bytes(const std::string& name) {
   throw SystemError(base::cat("reading ", name, " of /proc/self/smaps_rollup"), ENOENT);
 }
 
-/// What this process holds alone, and its share of what it shares with the other ranks. Code is not counted.
-std::int64_t held_bytes() { return mapped_bytes("Anonymous") + mapped_bytes("Pss_Shmem"); }
-
 }  // namespace
 
 std::shared_ptr<ProcessGroup> join(const StepOptions& options) {
@@ -143,11 +140,14 @@ Json measure_memory(const ModelSpec& model, const StepOptions& options, bool syn
   trainer.run(kMemorySteps);
   // Nobody lets go of what all map before all have looked.
   if (world) world->barrier();
-  auto held = static_cast<double>(held_bytes());
+  // What this rank holds alone, and its part of what it shares with others. Code is not counted.
+  const std::int64_t shared = mapped_bytes("Pss_Shmem");
+  auto held = static_cast<double>(mapped_bytes("Anonymous") + shared);
   if (world) held = largest_over_ranks(*world, held);
   Json row = row_of("memory", model, options, synchronise ? "ddp" : "nosync");
   row["params"] = count_parameters(*net);
   row["bytes"] = static_cast<std::int64_t>(held);
+  row["shared_bytes"] = shared;
   row["torch"] = TORCH_VERSION;
   row["environment"] = describe_environment(kept);
   return row;
