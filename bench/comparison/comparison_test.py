@@ -160,8 +160,9 @@ def step_rows(model, shares, vs_pytorch, extra_mib=1.0):
             rows.append({**row, "mode": "nosync", "samples_per_s": 2000.0})
             rows.append({**row, "mode": "ddp", "samples_per_s": 2000 * share, "share": share})
         rows[-3] |= {"vs_pytorch": vs_pytorch, "wait_ms": 0.25}
-    memory = {**common, "event": "memory", "peer": "lockstep", "bytes": 1 << 20}
-    return rows + [{**memory, "mode": "nosync"}, {**memory, "mode": "ddp", "extra_bytes": int(extra_mib * MI)}]
+    memory = {**common, "event": "memory", "peer": "lockstep", "bytes": 1 << 20, "resident_bytes": 2 << 20}
+    return rows + [{**memory, "mode": "nosync"}, {**memory, "mode": "ddp", "extra_bytes": int(extra_mib * MI),
+                                                    "extra_resident_bytes": 0}]
 
 
 HOST_COST = {"event": "host_cost", "peer": "lockstep", "ns_per_parameter": 999.0, "torch": "1.13", "environment": {}}
@@ -204,7 +205,7 @@ class Steps(unittest.TestCase):
         self.assertIn("| mlp, 2 ranks of 1 thread | 1,000 | 2,000 | 1,800 | **90.0 %** | 2,000 | 1,800 | 90.0 % | "
                       "**2.00 x** |", text)
         self.assertIn("| mlp, 2 ranks of 1 thread | 2.50 | 0.25 | 2.50 | 3 | 3 |", text)
-        self.assertIn("| mlp, 2 ranks of 1 thread | 0.0 | 1.0 | 1.0 | 1.0 | - | - | - |", text)
+        self.assertIn("| mlp, 2 ranks of 1 thread | 0.0 | 1.0 (2.0) | 1.0 (2.0) | 1.0 (0.0) | - (-) |", text)
         self.assertIn("999 ns a parameter and step", text)
         xml.etree.ElementTree.fromstring(picture)
         for words in ("mlp", "resnet18", "90.0", "125.0", "Lockstep", "PyTorch on Gloo"):

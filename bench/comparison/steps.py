@@ -146,8 +146,8 @@ def document(results, table, picture):
            f"Medians of {results.rounds()} interleaved round(s);\nin each the median step of the slowest rank, with "
            "and without synchronisation in alternating blocks of the same processes.\n"
            "PyTorch is as shipped, with the same libtorch and BLAS; Lockstep keeps freed memory in both.\n"
-           "Memory is what a rank holds "
-           "alone and its part of what it shares, after training; `alone` has no process group.")
+           "Memory in use is what malloc has given out and a rank's part of what ranks share, after training; resident "
+           "also\nthe most that a step needed at once, and how the heap came to lie. `alone` has no process group.")
     footer = [f"- Command: `{report.command_line()}`",
               f"- Machine: {report.cpu_name()}, caches {report.caches()}",
               f"- Versions: {', '.join(report.versions([]))}", *environments(results.rows)]

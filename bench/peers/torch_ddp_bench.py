@@ -5,6 +5,7 @@ The same models, batches and optimizer, ranks on the same CPUs; blocks of steps 
 alternate within the same processes; the number is the slowest rank's median step. Prints rows as JSON.
 """
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -123,22 +124,32 @@ def time_steps(torch, dist, arguments, rank):
     return rows
 
 
-def held_bytes():
-    """What this process holds alone, and its share of what it shares. Code is not counted."""
+class MallInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks",
+                                                     "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+
+def memory_bytes():
+    """In use, and resident; as bench/steps/measure.cpp counts them."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = MallInfo
+    info = mallinfo2()
     fields = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
-    return sum(int(fields[name].split()[0]) << 10 for name in ("Anonymous", "Pss_Shmem"))
+    anonymous, shared = (int(fields[name].split()[0]) << 10 for name in ("Anonymous", "Pss_Shmem"))
+    return [info.uordblks + info.hblkhd + shared, anonymous + shared]
 
 
 def measure_memory(torch, dist, arguments, rank):
     """One row: the largest rank's."""
     trainer, params = make_trainer(torch, arguments.model, arguments.memory, rank)
     trainer.run(MEMORY_STEPS)
-    held = held_bytes()
+    worst = torch.tensor(memory_bytes())
     if dist:
-        worst = torch.tensor([held])
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
-        held = worst.item()
-    return [{**row_of(torch, "memory", arguments, arguments.memory, params), "bytes": held}]
+    used, resident = worst.tolist()
+    return [{**row_of(torch, "memory", arguments, arguments.memory, params), "bytes": used,
+             "resident_bytes": resident}]
 
 
 def cpus_of(rank, nproc):

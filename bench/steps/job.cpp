@@ -163,8 +163,11 @@ void add_extra_memory(Round& round) {
   for (Json& row : round.rows()) {
     const auto peer = row["peer"].get<std::string>();
     if (row["mode"] != "ddp") continue;
-    row["extra_bytes"] =
-        static_cast<std::int64_t>(row["bytes"].get<double>() - round.value(peer.c_str(), "nosync", "bytes"));
+    const auto extra = [&](const char* field) {
+      return static_cast<std::int64_t>(row[field].get<double>() - round.value(peer.c_str(), "nosync", field));
+    };
+    row["extra_bytes"] = extra("bytes");
+    row["extra_resident_bytes"] = extra("resident_bytes");
   }
 }
 

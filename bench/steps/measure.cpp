@@ -1,5 +1,7 @@
 #include "bench/steps/measure.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -64,6 +66,12 @@ std::int64_t mapped_bytes(const std::string& name) {
     if (word == name + ":" && rollup >> kib) return kib << 10;
   }
   throw SystemError(base::cat("reading ", name, " of /proc/self/smaps_rollup"), ENOENT);
+}
+
+/// What the program has from malloc and has not given back.
+std::int64_t allocated_bytes() {
+  const auto info = ::mallinfo2();
+  return static_cast<std::int64_t>(info.uordblks + info.hblkhd);
 }
 
 }  // namespace
@@ -140,14 +148,14 @@ Json measure_memory(const ModelSpec& model, const StepOptions& options, bool syn
   trainer.run(kMemorySteps);
   // Nobody lets go of what all map before all have looked.
   if (world) world->barrier();
-  // What this rank holds alone, and its part of what it shares with others. Code is not counted.
-  const std::int64_t shared = mapped_bytes("Pss_Shmem");
-  auto held = static_cast<double>(mapped_bytes("Anonymous") + shared);
-  if (world) held = largest_over_ranks(*world, held);
+  const auto largest = [&](std::int64_t mine) {
+    return world ? static_cast<std::int64_t>(largest_over_ranks(*world, static_cast<double>(mine))) : mine;
+  };
+  const std::int64_t shared = mapped_bytes("Pss_Shmem");  // This rank's part of what several map.
   Json row = row_of("memory", model, options, synchronise ? "ddp" : "nosync");
   row["params"] = count_parameters(*net);
-  row["bytes"] = static_cast<std::int64_t>(held);
-  row["shared_bytes"] = shared;
+  row["bytes"] = largest(allocated_bytes() + shared);
+  row["resident_bytes"] = largest(mapped_bytes("Anonymous") + shared);
   row["torch"] = TORCH_VERSION;
   row["environment"] = describe_environment(kept);
   return row;

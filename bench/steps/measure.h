@@ -23,7 +23,8 @@ std::vector<Json> time_steps(const std::shared_ptr<ProcessGroup>& world, const M
                              const StepOptions& options);
 
 /// Collective but for `nosync`, which has no group, so that nothing of Lockstep is in it: trains a few steps and
-/// measures this rank's memory. One row; the largest rank's.
+/// measures this rank's memory. One row, of the largest rank: `bytes` that are in use, and `resident_bytes`, which hold
+/// the most that a step needed at once, and how the heap came to lie.
 Json measure_memory(const ModelSpec& model, const StepOptions& options, bool synchronise);
 
 /// In a world of one, where the backend has nothing to do: what hooks, bookkeeping and launches cost. One row.

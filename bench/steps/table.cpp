@@ -74,12 +74,19 @@ void print_steps(std::ostream& out, const std::vector<Group>& groups) {
 
 void print_memory(std::ostream& out, const std::vector<Group>& groups) {
   constexpr double kMiB = 1 << 20;
-  out << "model     peer     mode    params, MiB   held, MiB    more\n";
+  out << "model     peer     mode    params, MiB   used, MiB    more    resident    more\n";
   for (const Group& group : groups) {
     print_names(out, group);
-    out << std::setprecision(2) << std::setw(12) << 4 * group.middle("params") / kMiB << std::setw(12)
-        << group.middle("bytes") / kMiB;
-    if (group.has("extra_bytes")) out << std::setw(8) << group.middle("extra_bytes") / kMiB;
+    out << std::setprecision(2) << std::setw(12) << 4 * group.middle("params") / kMiB;
+    for (const char* field : {"bytes", "resident_bytes"}) {
+      const std::string extra = std::string("extra_") + field;
+      out << std::setw(12) << group.middle(field) / kMiB << std::setw(8);
+      if (group.has(extra.c_str())) {
+        out << group.middle(extra.c_str()) / kMiB;
+      } else {
+        out << "";
+      }
+    }
     out << '\n';
   }
 }
