@@ -1,11 +1,15 @@
 """Tests of what needs no measurement: sizes, verdicts, and programs that fall silent."""
+import json
 import pathlib
+import subprocess
 import sys
+import tempfile
 import unittest
+import xml.etree.ElementTree
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from comparison import network, programs, report, requirements, results  # noqa: E402
+from comparison import network, programs, report, requirements, results, steps  # noqa: E402
 
 KI, MI = 1 << 10, 1 << 20
 
@@ -144,6 +148,76 @@ class Hosts(unittest.TestCase):
     def test_without_ours_there_is_no_verdict(self):
         found = self.measured({"gloo_ring": {4: 4000}})
         self.assertIn("No verdict", network.verdicts(self.sweep("gloo_ring"), found))
+
+
+def step_rows(model, shares, vs_pytorch, extra_mib=1.0):
+    """As step_bench prints them: a round for each share, and memory."""
+    rows = []
+    common = {"model": model, "nproc": 2, "threads": 1, "params": 1000, "torch": "1.13", "environment": {}}
+    for number, share in enumerate(shares, 1):
+        for peer in ("lockstep", "pytorch"):
+            row = {**common, "event": "step", "peer": peer, "round": number, "step_ms": 2.5, "faults": 3.0}
+            rows.append({**row, "mode": "nosync", "samples_per_s": 2000.0})
+            rows.append({**row, "mode": "ddp", "samples_per_s": 2000 * share, "share": share})
+        rows[-3] |= {"vs_pytorch": vs_pytorch, "wait_ms": 0.25}
+    memory = {**common, "event": "memory", "peer": "lockstep", "bytes": 1 << 20, "resident_bytes": 2 << 20}
+    return rows + [{**memory, "mode": "nosync"}, {**memory, "mode": "ddp", "extra_bytes": int(extra_mib * MI),
+                                                    "extra_resident_bytes": 0}]
+
+
+HOST_COST = {"event": "host_cost", "peer": "lockstep", "ns_per_parameter": 999.0, "torch": "1.13", "environment": {}}
+
+
+class Steps(unittest.TestCase):
+    def verdicts(self, rows):
+        return {verdict.required: verdict.text for verdict in steps.judge(steps.StepResults(rows))}
+
+    def test_the_median_of_the_rounds_decides(self):
+        texts = self.verdicts(step_rows("mlp", [0.5, 0.94, 0.95], 1.6))
+        self.assertEqual(texts["mlp: DDP keeps 0.94 of the speed without synchronisation"], "holds")
+        self.assertEqual(texts["mlp: 1.6 x PyTorch's DDP on Gloo"], "holds")
+        self.assertEqual(texts["gpt: 1.07 x PyTorch's DDP on Gloo"], "not measured")
+
+    def test_what_falls_short(self):
+        texts = self.verdicts(step_rows("lenet", [0.485], 1.49, extra_mib=4) + [HOST_COST])
+        self.assertEqual(texts["lenet: DDP keeps 0.97 of the speed without synchronisation"], "**short by 50 %**")
+        self.assertEqual(texts["lenet: 1.5 x PyTorch's DDP on Gloo"], "**short by 1 %**")
+        self.assertEqual(texts["lenet: at most 2 MiB more memory of a rank than training alone"], "**short by 50 %**")
+        self.assertEqual(texts["hooks, bookkeeping and launch: under 1 us a parameter and step"], "holds")
+
+    def test_under_is_not_at(self):
+        texts = self.verdicts([{**HOST_COST, "ns_per_parameter": 1000.0}])
+        self.assertIn("short", texts["hooks, bookkeeping and launch: under 1 us a parameter and step"])
+
+    def test_one_count_of_what_was_measured(self):
+        text = steps.summary(steps.judge(steps.StepResults(step_rows("mlp", [0.95], 1.0))))
+        self.assertIn("2 of 3 that were measured hold.", text)
+
+    def test_the_report_and_its_plot(self):
+        rows = step_rows("mlp", [0.9], 2.0) + step_rows("resnet18", [1.25], 3.0) + [HOST_COST]
+        with tempfile.TemporaryDirectory() as directory:
+            folder = pathlib.Path(directory)
+            _, path = steps.write(rows, folder, "steps_machine")
+            text = path.read_text()
+            lines = [json.loads(line) for line in (folder / "steps_machine.jsonl").read_text().splitlines()]
+            picture = (folder / "steps_machine.svg").read_text()
+        self.assertEqual(lines, rows)
+        self.assertIn("| mlp, 2 ranks of 1 thread | 1,000 | 2,000 | 1,800 | **90.0 %** | 2,000 | 1,800 | 90.0 % | "
+                      "**2.00 x** |", text)
+        self.assertIn("| mlp, 2 ranks of 1 thread | 2.50 | 0.25 | 2.50 | 3 | 3 |", text)
+        self.assertIn("| mlp, 2 ranks of 1 thread | 0.0 | 1.0 (2.0) | 1.0 (2.0) | 1.0 (0.0) | - (-) |", text)
+        self.assertIn("999 ns a parameter and step", text)
+        xml.etree.ElementTree.fromstring(picture)
+        for words in ("mlp", "resnet18", "90.0", "125.0", "Lockstep", "PyTorch on Gloo"):
+            self.assertIn(f">{words}</text>", picture)
+
+    def test_a_command_line_that_contradicts_itself(self):
+        compare = pathlib.Path(__file__).resolve().parent.parent / "compare"
+        for flags, said in ((["--suite"], "--steps goes with"), (["--peers", "mpich"], "--steps has one peer")):
+            ended = subprocess.run([sys.executable, str(compare), "--build", "none", "--steps", *flags],
+                                   capture_output=True, text=True)
+            self.assertEqual(ended.returncode, 2)
+            self.assertIn(said, ended.stderr)
 
 
 # Prints a result for each size; at the size argv[1] it waits to be ended.

@@ -1,7 +1,14 @@
-"""Time over size, as SVG."""
+"""Plots as SVG: time over size, and shares as bars."""
 import math
 
 from comparison.results import format_bytes, is_ours
+
+FONT = 'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="12"'
+
+
+def svg_of(width, height, body):
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {FONT}>\n'
+            f'<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n")
 
 
 class LogPlot:
@@ -74,9 +81,7 @@ class LogPlot:
 
     def svg(self):
         self.place_labels()
-        return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.WIDTH} {self.HEIGHT}" '
-                f'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="12">\n'
-                f'<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(self.body) + "\n</svg>\n")
+        return svg_of(self.WIDTH, self.HEIGHT, self.body)
 
 
 def draw(sweep, results):
@@ -97,3 +102,46 @@ def draw(sweep, results):
         if points:
             plot.line(name, points, index, heavy=is_ours(name))
     return plot.svg()
+
+
+def draw_bars(title, groups, series, marks):
+    """Grouped bars of shares, where 1 is the whole.
+
+    groups: names along the axis; series: name -> share of each group, None where there is none; marks: what is
+    required of each group, as a line across its bars.
+    """
+    width, height, left, top, bottom = 900, 420, 60, 74, 40
+    colours = dict(zip(series, ("#0b6e4f", "#c0392b", "#2c5aa0")))
+    slot, bar = (width - left - 20) / len(groups), (width - left - 20) / len(groups) * 0.7 / len(series)
+    tallest = max([1.0] + [share for shares in series.values() for share in shares if share])
+
+    def y(share):
+        return height - bottom - share / tallest * (height - top - bottom)
+
+    body = [f'<text x="{left}" y="26" font-size="16" font-weight="bold">{title}</text>']
+    for tenth in range(0, int(tallest * 10) + 1, 2):
+        line = f'y1="{y(tenth / 10):.1f}" y2="{y(tenth / 10):.1f}" stroke="{"#888" if tenth == 10 else "#ddd"}"'
+        body += [f'<line x1="{left}" x2="{width - 20}" {line}/>',
+                 f'<text x="{left - 8}" y="{y(tenth / 10) + 4:.1f}" text-anchor="end">{tenth * 10} %</text>']
+    for number, (name, shares) in enumerate(series.items()):
+        x = left + 150 * number
+        body += [f'<rect x="{x}" y="40" width="12" height="12" fill="{colours[name]}"/>',
+                 f'<text x="{x + 18}" y="50">{name}</text>']
+        for group, share in enumerate(shares):
+            if share is None:
+                continue
+            x = left + slot * (group + 0.15) + bar * number
+            body += [f'<rect x="{x:.1f}" y="{y(share):.1f}" width="{bar * 0.92:.1f}" '
+                     f'height="{y(0) - y(share):.1f}" fill="{colours[name]}"/>',
+                     f'<text x="{x + bar * 0.46:.1f}" y="{y(share) - 5:.1f}" text-anchor="middle">'
+                     f'{100 * share:.1f}</text>']
+    for group, name in enumerate(groups):
+        x = left + slot * group
+        body.append(f'<text x="{x + slot / 2:.1f}" y="{height - 14}" text-anchor="middle">{name}</text>')
+        if marks[group] is not None:
+            body.append(f'<line x1="{x + slot * 0.1:.1f}" x2="{x + slot * 0.9:.1f}" y1="{y(marks[group]):.1f}" '
+                        f'y2="{y(marks[group]):.1f}" stroke="#e67e22" stroke-width="2" stroke-dasharray="5 4"/>')
+    x = left + 150 * len(series)
+    body += [f'<line x1="{x}" x2="{x + 24}" y1="46" y2="46" stroke="#e67e22" stroke-width="2" stroke-dasharray="5 4"/>',
+             f'<text x="{x + 30}" y="50">required of Lockstep</text>']
+    return svg_of(width, height, body)

@@ -1,0 +1,62 @@
+#include "bench/steps/trainer.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "lockstep/core/base/check.h"
+
+namespace lockstep::bench {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+std::int64_t page_faults() {
+  rusage usage{};
+  LS_SYSCALL(::getrusage(RUSAGE_SELF, &usage), "counting page faults");
+  return usage.ru_minflt;
+}
+
+}  // namespace
+
+Trainer::Trainer(std::vector<torch::Tensor> parameters, std::function<torch::Tensor()> loss)
+    : loss_(std::move(loss)), optimizer_(std::move(parameters), torch::optim::SGDOptions(0.01).momentum(0.9)) {}
+
+void Trainer::step() {
+  optimizer_.zero_grad();
+  const auto loss = loss_();
+  loss.backward();
+  optimizer_.step();
+  last_loss_ = loss.item<double>();
+}
+
+void Trainer::run(int steps, const std::function<void()>& after_step) {
+  step();
+  for (int i = 0; i < steps; ++i) {
+    const std::int64_t faults = page_faults();
+    const auto start = SteadyClock::now();
+    step();
+    times_ms_.push_back(std::chrono::duration<double, std::milli>(SteadyClock::now() - start).count());
+    faults_ += page_faults() - faults;
+    if (after_step) after_step();
+  }
+}
+
+void Trainer::reset() {
+  times_ms_.clear();
+  faults_ = 0;
+}
+
+double Trainer::median_ms() const { return median(times_ms_); }
+double Trainer::faults() const { return static_cast<double>(faults_) / static_cast<double>(times_ms_.size()); }
+
+double median(std::vector<double> values) {
+  LS_CHECK(!values.empty(), "the median of nothing");
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::ranges::nth_element(values, middle);
+  return *middle;
+}
+
+}  // namespace lockstep::bench
