@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lockstep/core/base/deadline.h"
+#include "lockstep/parallel/sentinel/sentinel.h"
 
 namespace lockstep {
 
@@ -24,6 +25,8 @@ struct DdpOptions {
   bool init_sync = true;
   /// Names of parameters and buffers that are left alone, as named_parameters() and named_buffers() have them.
   std::vector<std::string> ignored = {};
+  /// Looks for the usual mistakes while training runs; see Sentinel.
+  SentinelOptions sentinel = {};
 };
 
 /// What DDP measured; times are of this rank.

@@ -60,6 +60,11 @@ class DistributedDataParallel {
   void join(const std::function<void()>& loop, const JoinOptions& options = {}) {
     lockstep::join({engine_.get()}, loop, options);
   }
+  /// The sentinel compares this optimizer's settings over the ranks, and looks whether it holds the parameters that get
+  /// gradients. The optimizer must live as long as this is trained.
+  void watch(const torch::optim::Optimizer& optimizer) { engine_->watch(optimizer); }
+  /// What the sentinel has found; each kind of mistake is also said once on the log. See Sentinel.
+  const std::vector<Finding>& findings() const noexcept { return engine_->findings(); }
   /// See DataParallelEngine::set_trace.
   void set_trace(Trace* trace) noexcept { engine_->set_trace(trace); }
   const DdpStatistics& stats() const noexcept { return engine_->stats(); }

@@ -21,6 +21,7 @@ class DataParallelEngine::Impl {
       ddp::verify_state(*group_, state_, options_);
       ddp::broadcast_state(*group_, state_, 0);
     }
+    if (options_.sentinel.enabled) sentinel_.emplace(group_, named_parameters(), options_.sentinel);
     make_reducer({});
     if (options_.broadcast_buffers && !state_.buffers.empty()) {
       buffers_.emplace(*group_, state_.buffers, "DDP: rank 0's buffers");
@@ -28,12 +29,13 @@ class DataParallelEngine::Impl {
   }
 
   /// `round`: of a join, or null.
-  void before_forward(const JoinRound* round) {
+  void before_forward(const std::vector<at::Tensor>& inputs, const JoinRound* round) {
     // A forward that is not trained on (evaluation) brings the buffers up to date once: they do not change in it, and
     // ranks may then evaluate different numbers of batches.
     const bool trains = at::GradMode::is_enabled();
     if (trains) {
       follow_frozen_parameters(round != nullptr);
+      if (sentinel_ && round == nullptr) sentinel_->before_forward(inputs);
       reducer_->before_forward(plan_of(round));
     }
     if (synchronise_ && buffers_ && (trains || buffers_may_differ_)) buffers_->run(round == nullptr ? 0 : round->root);
@@ -67,6 +69,15 @@ class DataParallelEngine::Impl {
     reducer_->set_comm_hook(comm_hook_);
   }
 
+  void watch(const torch::optim::Optimizer& optimizer) {
+    if (sentinel_) sentinel_->watch(optimizer);
+  }
+
+  const std::vector<Finding>& findings() const noexcept {
+    static const std::vector<Finding> none;
+    return sentinel_ ? sentinel_->findings() : none;
+  }
+
   void set_trace(Trace* trace) noexcept {
     trace_ = trace;
     reducer_->set_trace(trace);
@@ -95,7 +106,7 @@ class DataParallelEngine::Impl {
 
   ddp::StepPlan plan_of(const JoinRound* round) const {
     if (round == nullptr) return {.synchronise = synchronise_};
-    return {.synchronise = round->synchronises, .root = round->root, .divisor = round->divisor};
+    return {.synchronise = round->synchronises, .root = round->root, .divisor = round->divisor, .watched = false};
   }
 
   std::vector<bool> trained_set() const {
@@ -103,6 +114,12 @@ class DataParallelEngine::Impl {
     trained.reserve(state_.parameters.size());
     for (const auto& parameter : state_.parameters) trained.push_back(parameter.tensor.requires_grad());
     return trained;
+  }
+
+  Sentinel::NamedParameters named_parameters() const {
+    Sentinel::NamedParameters parameters;
+    for (const auto& [name, tensor] : state_.parameters) parameters.emplace_back(name, tensor);
+    return parameters;
   }
 
   void make_reducer(DdpStatistics statistics) {
@@ -113,6 +130,7 @@ class DataParallelEngine::Impl {
     }
     reducer_ = ddp::Reducer::create(group_, std::move(parameters), options_, std::move(statistics));
     reducer_->set_trace(trace_);
+    reducer_->set_sentinel(sentinel_ ? &*sentinel_ : nullptr);
     if (comm_hook_) reducer_->set_comm_hook(comm_hook_);
   }
 
@@ -136,6 +154,7 @@ class DataParallelEngine::Impl {
   DdpOptions options_;
   ddp::ModuleState state_;
   std::vector<bool> trained_;  // Of each parameter, as the reducer has them.
+  std::optional<Sentinel> sentinel_;
   std::shared_ptr<ddp::Reducer> reducer_;
   std::shared_ptr<CommHook> comm_hook_;
   std::optional<ddp::FlatBroadcast> buffers_;
@@ -149,8 +168,8 @@ DataParallelEngine::DataParallelEngine(torch::nn::Module& module, std::shared_pt
     : impl_(std::make_unique<Impl>(module, std::move(group), std::move(options))) {}
 DataParallelEngine::~DataParallelEngine() = default;
 
-void DataParallelEngine::before_forward(const std::vector<at::Tensor>&) {
-  impl_->before_forward(at::GradMode::is_enabled() ? join_round(impl_->synchronise_) : nullptr);
+void DataParallelEngine::before_forward(const std::vector<at::Tensor>& inputs) {
+  impl_->before_forward(inputs, at::GradMode::is_enabled() ? join_round(impl_->synchronise_) : nullptr);
 }
 void DataParallelEngine::after_forward(const std::vector<at::Tensor>& outputs) { impl_->after_forward(outputs); }
 void DataParallelEngine::set_synchronise(bool on) noexcept { impl_->synchronise_ = on; }
@@ -159,6 +178,8 @@ void DataParallelEngine::average_over_samples(std::int64_t samples) { impl_->ave
 void DataParallelEngine::register_comm_hook(std::shared_ptr<CommHook> hook) {
   impl_->register_comm_hook(std::move(hook));
 }
+void DataParallelEngine::watch(const torch::optim::Optimizer& optimizer) { impl_->watch(optimizer); }
+const std::vector<Finding>& DataParallelEngine::findings() const noexcept { return impl_->findings(); }
 void DataParallelEngine::set_trace(Trace* trace) noexcept { impl_->set_trace(trace); }
 const DdpStatistics& DataParallelEngine::stats() const noexcept { return impl_->reducer().statistics(); }
 

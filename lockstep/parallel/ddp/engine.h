@@ -10,10 +10,14 @@
 #include "lockstep/parallel/ddp/ddp_options.h"
 #include "lockstep/parallel/ddp/join.h"
 #include "lockstep/parallel/group/process_group.h"
+#include "lockstep/parallel/sentinel/sentinel.h"
 #include "lockstep/parallel/trace/trace.h"
 
 namespace torch::nn {
 class Module;
+}
+namespace torch::optim {
+class Optimizer;
 }
 
 namespace lockstep {
@@ -33,6 +37,8 @@ class DataParallelEngine final : public Joinable {
   bool synchronises() const noexcept;
   void average_over_samples(std::int64_t samples);
   void register_comm_hook(std::shared_ptr<CommHook> hook);
+  void watch(const torch::optim::Optimizer& optimizer);
+  const std::vector<Finding>& findings() const noexcept;
   /// Records forward, backward, buckets and waits; null: nothing. The trace must outlive this object's use of it.
   void set_trace(Trace* trace) noexcept;
   const DdpStatistics& stats() const noexcept;

@@ -71,6 +71,7 @@ void Reducer::before_forward(const StepPlan& plan) {
         "step; build a new process group and a new DistributedDataParallel");
   }
   end_is_queued_ = false;
+  told_unaveraged_ = false;
   step_ = plan;
   // A static graph is learnt before anything moves; the order of gradients without a fixed set of them says little.
   if (step_.synchronise && !statistics_.rebuilt && statistics_.steps > 0) adopt_order(arrivals_);
@@ -112,7 +113,10 @@ void Reducer::on_gradient(std::size_t index) {
     fail(error.what());
   }
   gradient.arrived_since_average = true;
-  if (!step_.synchronise) return;
+  if (!step_.synchronise) {
+    if (sentinel_ != nullptr && !std::exchange(told_unaveraged_, true)) sentinel_->after_backward(false);
+    return;
+  }
   if (!in_backward_) begin_backward();
   if (!count_arrival(gradient)) return;
   arrivals_.push_back(index);
@@ -180,6 +184,7 @@ void Reducer::finish_backward() {
   wait_for_buckets();
   if (tolerates_unused()) settle_unused();
   record_step();
+  if (sentinel_ != nullptr && step_.watched) sentinel_->after_backward(true);
 }
 
 void Reducer::settle_absent_gradients() {

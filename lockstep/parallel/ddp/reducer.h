@@ -18,6 +18,7 @@
 #include "lockstep/parallel/ddp/ddp_options.h"
 #include "lockstep/parallel/ddp/gradient_slots.h"
 #include "lockstep/parallel/ddp/replicate.h"
+#include "lockstep/parallel/sentinel/sentinel.h"
 #include "lockstep/parallel/trace/trace.h"
 
 namespace lockstep::ddp {
@@ -25,8 +26,9 @@ namespace lockstep::ddp {
 /// How a forward and its backward take part.
 struct StepPlan {
   bool synchronise = true;
-  int root = 0;     ///< whose order of gradients counts
-  int divisor = 0;  ///< of the sum over ranks; 0: the world size
+  int root = 0;         ///< whose order of gradients counts
+  int divisor = 0;      ///< of the sum over ranks; 0: the world size
+  bool watched = true;  ///< by the sentinel
 };
 
 /// Averages gradients over the ranks while backward runs: decides when each bucket is launched.
@@ -49,6 +51,9 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   void set_comm_hook(std::shared_ptr<CommHook> hook);
   /// Records buckets, backward and waits; null: nothing.
   void set_trace(Trace* trace) noexcept { trace_ = trace; }
+
+  /// Shows each backward to `sentinel`, which lives as long as this; null: to nobody.
+  void set_sentinel(Sentinel* sentinel) noexcept { sentinel_ = sentinel; }
 
   /// Says whether the backward passes that follow average, and how. Collective in the one forward, after the first
   /// backward that averaged, in which buckets are laid out again in the order in which gradients arrived; unless
@@ -102,6 +107,8 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   void reset_buckets();
   void launch_complete_buckets();
   Work launch(Bucket& bucket);
+  /// The gradients of this bucket are shown to the sentinel.
+  bool is_sampled(const Bucket& bucket) const;
   /// Moves bytes without waiting, and notes which buckets have arrived.
   void progress();
   void complete(Bucket& bucket);
@@ -130,6 +137,7 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   std::vector<Bucket> buckets_;
   std::shared_ptr<CommHook> comm_hook_;
   Trace* trace_ = nullptr;
+  Sentinel* sentinel_ = nullptr;
 
   StepPlan step_;
   std::optional<double> factor_;
@@ -143,7 +151,8 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   std::size_t next_bucket_ = 0;      // To launch.
   std::size_t first_in_flight_ = 0;  // Buckets before it have arrived.
   bool in_backward_ = false;
-  bool end_is_queued_ = false;  // Of the outermost of nested backwards, where a hook behind forward saw it begin.
+  bool told_unaveraged_ = false;  // The sentinel, of the backward that runs.
+  bool end_is_queued_ = false;    // Of the outermost of nested backwards, where a hook behind forward saw it begin.
   Clock::time_point backward_start_;
   std::exception_ptr failure_;  // Communication failed in a hook; thrown at the end of backward.
   DdpStatistics statistics_;

@@ -114,6 +114,7 @@ Work Reducer::launch(Bucket& bucket) {
   const bool plain = !factor_ && (step_.divisor == 0 || step_.divisor == group_->world_size());
   const double divisor = step_.divisor == 0 ? group_->world_size() : step_.divisor;
   bucket.view.factor = factor_.value_or(1.0 / divisor);
+  if (is_sampled(bucket)) sentinel_->sample_before(bucket.view.buffer, bucket.label);
   if (comm_hook_) return comm_hook_->start(*group_, bucket.view);
   // The communicator itself: what the program reduces through the group is watched, lest gradients are reduced twice.
   void* const data = bucket.view.buffer.data_ptr();
@@ -121,6 +122,11 @@ Work Reducer::launch(Bucket& bucket) {
   const Reduction op = plain ? Reduction{ReduceOp::kAvg} : premul_sum(bucket.view.factor);
   return group_->communicator().all_reduce_async(data, data, count, bucket.spec.dtype, op,
                                                  {.timeout = {}, .label = bucket.label});
+}
+
+bool Reducer::is_sampled(const Bucket& bucket) const {
+  // A weighted average is not what the sentinel computes from the samples.
+  return sentinel_ != nullptr && step_.watched && !factor_ && bucket.view.index == 0 && sentinel_->wants_gradients();
 }
 
 void Reducer::progress() {
@@ -132,6 +138,7 @@ void Reducer::progress() {
 void Reducer::complete(Bucket& bucket) {
   bucket.work = Work();
   if (comm_hook_) comm_hook_->finish(*group_, bucket.view);
+  if (is_sampled(bucket)) sentinel_->sample_after(bucket.view.buffer);
   bucket.finished = Clock::now();
 }
 

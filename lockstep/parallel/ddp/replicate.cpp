@@ -92,6 +92,8 @@ std::vector<Entry> describe(const ModuleState& state, const DdpOptions& options)
   flag("broadcast_buffers", options.broadcast_buffers);
   flag("find_unused_parameters", options.find_unused_parameters);
   flag("static_graph", options.static_graph);
+  flag("sentinel.enabled", options.sentinel.enabled);
+  entries.push_back({"option", "sentinel.checksum_every", std::to_string(options.sentinel.checksum_every)});
   return entries;
 }
 

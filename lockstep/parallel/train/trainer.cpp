@@ -43,6 +43,7 @@ class Run {
         steps_(count_steps(dataset.size(), group_->world_size(), options)) {
     LS_REQUIRE(options.trace == nullptr || options.trace_steps.first <= steps_, "trace_steps begins with step ",
                options.trace_steps.first, ": the run has ", steps_, steps_ == 1 ? " step" : " steps");
+    engine_.watch(optimizer_);
     for (const auto& parameters : optimizer_.param_groups()) base_rates_.push_back(parameters.options().get_lr());
   }
 
