@@ -41,7 +41,7 @@ struct FitOptions {
   bool global_loss = true;
   DdpOptions ddp = {};
   /// Takes the spans of the steps of `trace_steps`: "step N", and in it "data" (the wait for it), "zero_grad",
-  /// "forward" (with the loss), "backward", "optimizer". Null: nothing is recorded. It outlives fit().
+  /// "optimizer", and what DDP records (see set_trace). Null: nothing is recorded. It outlives fit().
   Trace* trace = nullptr;
   StepRange trace_steps = {};
   std::function<void(const StepRecord&)> on_step = {};    ///< called after each step, on every rank
