@@ -12,7 +12,6 @@ namespace lockstep::mp {
 namespace {
 
 using nlohmann::json;
-using support::ProcessResult;
 using testing::AllOf;
 using testing::HasSubstr;
 
@@ -94,43 +93,6 @@ TEST(Doctor, AloneIsAWorldOfOne) {
   const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "doctor"});
   EXPECT_EQ(end.exit_code, 0) << end.err;
   EXPECT_THAT(end.out, AllOf(HasSubstr("1 rank on 1 host, backend self\n"), HasSubstr("no problems found\n")));
-}
-
-/// Ranks that say where they are: a and b take turns.
-ProcessResult on_two_hosts(int ranks, const Arguments& extra) {
-  const int port = free_port();
-  std::vector<Arguments> commands;
-  for (int rank = 0; rank < ranks; ++rank) {
-    commands.push_back(joined({{"/usr/bin/env", "RANK=" + std::to_string(rank), "WORLD_SIZE=" + std::to_string(ranks),
-                                "MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + std::to_string(port),
-                                std::string("LOCKSTEP_HOST_ID=") + (rank % 2 == 0 ? "a" : "b"), "OMP_NUM_THREADS=1"},
-                               extra,
-                               {LOCKSTEP_PROGRAM, "doctor", "--json"}}));
-  }
-  return support::run_programs(commands);
-}
-
-TEST(Doctor, MeasuresInsideHostsAndBetweenThem) {
-  const ProcessResult result = on_two_hosts(4, {"LOCKSTEP_JOB_TOKEN=secret"});
-  const json page = json::parse(result.ranks[0].out);
-  EXPECT_EQ(page["hosts"][0]["ranks"], (json{0, 2}));
-  EXPECT_EQ(page["hosts"][1]["ranks"], (json{1, 3}));
-  std::set<std::string> links;
-  for (const json& link : page["links"]) links.insert(link["ranks"].dump() + link["inside_host"].dump());
-  EXPECT_EQ(links, (std::set<std::string>{"[0,1]false", "[0,2]true", "[1,3]true"}));
-  EXPECT_EQ(page["ranks"][3]["local_rank"], 1);
-  for (std::size_t rank = 1; rank < 4; ++rank) {
-    EXPECT_EQ(result.ranks[rank].exit_code, 0) << result;
-    EXPECT_EQ(result.ranks[rank].out, "") << "the page is rank 0's";
-  }
-}
-
-TEST(Doctor, FindsWhatIsWrongAndSaysSoInItsExitCode) {
-  const ProcessResult result = on_two_hosts(2, {});
-  const json page = json::parse(result.ranks[0].out);
-  EXPECT_EQ(kinds_of(page), (std::set<std::string>{"no_token"}));
-  EXPECT_EQ(result.ranks[0].exit_code, 1);
-  EXPECT_EQ(result.ranks[1].exit_code, 0);
 }
 
 TEST(Doctor, RanksThatDoNotComeTogether) {

@@ -59,4 +59,21 @@ inline Arguments joined(std::initializer_list<Arguments> parts) {
   return out;
 }
 
+/// One rank started by hand, or by an operator of Kubernetes.
+inline Arguments plain_rank(int rank, int world_size, int port, const std::string& host_id) {
+  return joined({{"/usr/bin/env", "RANK=" + std::to_string(rank), "WORLD_SIZE=" + std::to_string(world_size),
+                  "MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + std::to_string(port), "LOCKSTEP_HOST_ID=" + host_id},
+                 exact_sum_command()});
+}
+
+/// Ranks 0 .. by hand, with the host ids given; an empty one: this host.
+inline support::ProcessResult run_plain(const std::vector<std::string>& host_ids) {
+  const int port = free_port();
+  std::vector<Arguments> commands;
+  for (const std::string& id : host_ids) {
+    commands.push_back(plain_rank(static_cast<int>(commands.size()), static_cast<int>(host_ids.size()), port, id));
+  }
+  return support::run_programs(commands);
+}
+
 }  // namespace lockstep::mp

@@ -91,38 +91,12 @@ TEST(OtherLaunchers, Torchrun) {
   EXPECT_EQ(lines, lines_on_one_host("torchrun", 3));
 }
 
-/// One rank started by hand, or by an operator of Kubernetes.
-Arguments plain_rank(int rank, int world_size, int port, const std::string& host_id) {
-  return joined({{"/usr/bin/env", "RANK=" + std::to_string(rank), "WORLD_SIZE=" + std::to_string(world_size),
-                  "MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + std::to_string(port), "LOCKSTEP_HOST_ID=" + host_id},
-                 exact_sum_command()});
-}
-
-ProcessResult run_plain(const std::vector<std::string>& host_ids) {
-  const int port = free_port();
-  std::vector<Arguments> commands;
-  for (const std::string& id : host_ids) {
-    commands.push_back(plain_rank(static_cast<int>(commands.size()), static_cast<int>(host_ids.size()), port, id));
-  }
-  return support::run_programs(commands);
-}
-
 TEST(OtherLaunchers, NothingButVariables) {
   const ProcessResult result = run_plain({"", "", ""});
   EXPECT_TRUE(result.ok()) << result;
   std::set<std::string> lines;
   for (const ProcessEnd& end : result.ranks) lines.merge(lines_of(end.out));
   EXPECT_EQ(lines, lines_on_one_host("torchrun", 3));
-}
-
-TEST(OtherLaunchers, NothingButVariablesOnHostsThatTakeTurns) {
-  const ProcessResult result = run_plain({"a", "b", "a", "c", "a"});
-  EXPECT_TRUE(result.ok()) << result;
-  const char* const kPlaces[] = {"local 0/3 node 0", "local 0/1 node 1", "local 1/3 node 0", "local 0/1 node 2",
-                                 "local 2/3 node 0"};
-  for (std::size_t rank = 0; rank < 5; ++rank) {
-    EXPECT_EQ(result.ranks[rank].out, "torchrun rank " + std::to_string(rank) + "/5 " + kPlaces[rank] + "\n");
-  }
 }
 
 TEST(OtherLaunchers, NothingButVariablesAndARankThatNeverComes) {
