@@ -10,6 +10,7 @@
 #include "lockstep/parallel/group/dtype_map.h"
 #include "lockstep/parallel/group/memory_policy.h"
 #include "lockstep/parallel/group/thread_share.h"
+#include "lockstep/parallel/group/watched_memory.h"
 
 namespace lockstep {
 
@@ -40,12 +41,16 @@ std::shared_ptr<ProcessGroup> ProcessGroup::split(int color, int key, const Subg
 void ProcessGroup::barrier(const OpOptions& options) { communicator_->barrier(options); }
 
 void ProcessGroup::all_reduce(at::Tensor& tensor, Reduction op, const OpOptions& options) {
-  const Buffers b = group::take_tensor({*communicator_, "all_reduce"}, tensor);
+  const group::Call call{*communicator_, "all_reduce"};
+  const Buffers b = group::take_tensor(call, tensor);
+  group::announce_reduction(call, tensor, op);
   communicator_->all_reduce(b.input, b.output, b.count, b.dtype, op, options);
 }
 
 void ProcessGroup::reduce(at::Tensor& tensor, int root, Reduction op, const OpOptions& options) {
-  const Buffers b = group::take_reduced({*communicator_, "reduce"}, tensor, root);
+  const group::Call call{*communicator_, "reduce"};
+  const Buffers b = group::take_reduced(call, tensor, root);
+  group::announce_reduction(call, tensor, op);
   communicator_->reduce(b.input, b.output, b.count, b.dtype, root, op, options);
 }
 
@@ -115,7 +120,9 @@ void ProcessGroup::broadcast_coalesced(const std::vector<at::Tensor>& tensors, i
 
 void ProcessGroup::all_reduce_coalesced(const std::vector<at::Tensor>& tensors, Reduction op,
                                         const OpOptions& options) {
-  const BufferList b = group::take_tensors({*communicator_, "all_reduce_coalesced"}, tensors);
+  const group::Call call{*communicator_, "all_reduce_coalesced"};
+  const BufferList b = group::take_tensors(call, tensors);
+  group::announce_reduction(call, tensors, op);
   communicator_->all_reduce_coalesced(b.buffers, b.dtype, op, options);
 }
 

@@ -1,6 +1,7 @@
 // The forms of ProcessGroup that start an operation and return its Work.
 #include "lockstep/parallel/group/arguments.h"
 #include "lockstep/parallel/group/process_group.h"
+#include "lockstep/parallel/group/watched_memory.h"
 
 namespace lockstep {
 
@@ -11,12 +12,16 @@ using group::UnequalBuffers;
 Work ProcessGroup::barrier_async(const OpOptions& options) { return communicator_->barrier_async(options); }
 
 Work ProcessGroup::all_reduce_async(at::Tensor& tensor, Reduction op, const OpOptions& options) {
-  const Buffers b = group::take_tensor({*communicator_, "all_reduce_async"}, tensor);
+  const group::Call call{*communicator_, "all_reduce_async"};
+  const Buffers b = group::take_tensor(call, tensor);
+  group::announce_reduction(call, tensor, op);
   return communicator_->all_reduce_async(b.input, b.output, b.count, b.dtype, op, options);
 }
 
 Work ProcessGroup::reduce_async(at::Tensor& tensor, int root, Reduction op, const OpOptions& options) {
-  const Buffers b = group::take_reduced({*communicator_, "reduce_async"}, tensor, root);
+  const group::Call call{*communicator_, "reduce_async"};
+  const Buffers b = group::take_reduced(call, tensor, root);
+  group::announce_reduction(call, tensor, op);
   return communicator_->reduce_async(b.input, b.output, b.count, b.dtype, root, op, options);
 }
 
@@ -88,7 +93,9 @@ Work ProcessGroup::broadcast_coalesced_async(const std::vector<at::Tensor>& tens
 
 Work ProcessGroup::all_reduce_coalesced_async(const std::vector<at::Tensor>& tensors, Reduction op,
                                               const OpOptions& options) {
-  const BufferList b = group::take_tensors({*communicator_, "all_reduce_coalesced_async"}, tensors);
+  const group::Call call{*communicator_, "all_reduce_coalesced_async"};
+  const BufferList b = group::take_tensors(call, tensors);
+  group::announce_reduction(call, tensors, op);
   return communicator_->all_reduce_coalesced_async(b.buffers, b.dtype, op, options);
 }
 
