@@ -7,6 +7,7 @@
 #include <ATen/ops/randperm.h>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/log.h"
 #include "lockstep/parallel/group/process_group.h"
 
 namespace lockstep {
@@ -30,6 +31,11 @@ DistributedSampler::DistributedSampler(std::size_t dataset_size, const ProcessGr
     : DistributedSampler(dataset_size, group.rank(), group.world_size(), options) {}
 
 std::vector<std::int64_t> DistributedSampler::indices() const {
+  if (options_.shuffle && repetition_.taken.exchange(true) && !repetition_.said.exchange(true) && rank_ == 0) {
+    LS_LOG(kWarning, "DistributedSampler: the order of epoch ", epoch_,
+           " is taken a second time; call set_epoch(epoch) before each epoch, or every epoch has the same order (where "
+           "that is wanted: shuffle = false)");
+  }
   at::Tensor order;
   const std::int64_t* shuffled = nullptr;
   if (options_.shuffle) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -19,7 +20,8 @@ struct DistributedSamplerOptions {
 /// multiple of the ranks, of which rank r takes every world_size-th from r on.
 ///
 /// With fewer samples than ranks, every rank gets one sample (repeated as often as needed), or none with drop_last.
-/// seed + epoch is taken modulo 2^64.
+/// seed + epoch is taken modulo 2^64. Where a shuffled order is taken again without set_epoch() in between, rank 0 logs
+/// one warning: every epoch would have the same order.
 ///
 /// Thread safety: const functions from any thread.
 class DistributedSampler {
@@ -29,7 +31,10 @@ class DistributedSampler {
   DistributedSampler(std::size_t dataset_size, const ProcessGroup& group, DistributedSamplerOptions options = {});
 
   /// Chooses the permutation; call it before each epoch, or the order repeats.
-  void set_epoch(std::uint64_t epoch) noexcept { epoch_ = epoch; }
+  void set_epoch(std::uint64_t epoch) noexcept {
+    epoch_ = epoch;
+    repetition_.taken = false;
+  }
   std::uint64_t epoch() const noexcept { return epoch_; }
   /// This rank's samples of the epoch, in order. Cost: one permutation of the whole dataset.
   std::vector<std::int64_t> indices() const;
@@ -40,12 +45,25 @@ class DistributedSampler {
   std::size_t padding() const noexcept;
 
  private:
+  /// Whether the order of this epoch was taken, and whether that it was taken twice was said. A copy begins anew.
+  struct Repetition {
+    Repetition() = default;
+    Repetition(const Repetition& /*other*/) noexcept {}
+    Repetition& operator=(const Repetition& /*other*/) noexcept {
+      taken = said = false;
+      return *this;
+    }
+    std::atomic<bool> taken{false};
+    std::atomic<bool> said{false};
+  };
+
   std::size_t dataset_size_;
   int rank_;
   int world_size_;
   DistributedSamplerOptions options_;
   std::size_t per_rank_;
   std::uint64_t epoch_ = 0;
+  mutable Repetition repetition_;
 };
 
 }  // namespace lockstep

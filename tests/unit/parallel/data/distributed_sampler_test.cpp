@@ -1,6 +1,7 @@
 #include "lockstep/parallel/data/distributed_sampler.h"
 
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <set>
@@ -129,6 +130,38 @@ TEST(DistributedSampler, EpochChoosesTheOrder) {
   EXPECT_EQ(sampler.indices(), DistributedSampler(100, 1, 3, {.seed = 1}).indices()) << "seed + epoch is what counts";
   sampler.set_epoch(0);
   EXPECT_EQ(sampler.indices(), first);
+}
+
+std::string warnings_of(const std::function<void()>& call) {
+  testing::internal::CaptureStderr();
+  call();
+  return testing::internal::GetCapturedStderr();
+}
+
+TEST(DistributedSampler, SaysOnceThatTheOrderRepeats) {
+  DistributedSampler sampler(100, 0, 3);
+  EXPECT_EQ(warnings_of([&] { (void)sampler.indices(); }), "");
+  const std::string warning = warnings_of([&] { (void)sampler.indices(); });
+  EXPECT_NE(warning.find("call set_epoch(epoch) before each epoch"), std::string::npos) << warning;
+  EXPECT_EQ(warnings_of([&] { (void)sampler.indices(); }), "") << "once";
+}
+
+TEST(DistributedSampler, SaysNothingWhereTheOrderIsMeantToRepeatOrDoesNot) {
+  EXPECT_EQ(warnings_of([] {
+              DistributedSampler sampler(100, 0, 3);
+              for (std::uint64_t epoch = 0; epoch < 3; ++epoch) {
+                sampler.set_epoch(epoch);
+                (void)sampler.indices();
+              }
+              (void)DistributedSampler(sampler).indices();
+              const DistributedSampler in_order(100, 0, 3, {.shuffle = false});
+              (void)in_order.indices();
+              (void)in_order.indices();
+              const DistributedSampler other_rank(100, 1, 3);
+              (void)other_rank.indices();
+              (void)other_rank.indices();
+            }),
+            "");
 }
 
 TEST(DistributedSampler, SeedPlusEpochWraps) {
