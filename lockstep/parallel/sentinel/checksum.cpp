@@ -11,6 +11,8 @@ namespace {
 using Wide = unsigned __int128;
 
 constexpr std::size_t kLanes = 4;
+constexpr std::size_t kPieces = 8;
+constexpr std::size_t kProbe = 64;
 constexpr std::size_t kStripe = kLanes * 2 * sizeof(std::uint64_t);
 
 // Odd and with as many ones as zeros: digits of pi.
@@ -46,6 +48,15 @@ std::uint64_t checksum(std::span<const std::byte> bytes) noexcept {
   return sum;
 }
 
+std::uint64_t sampled_checksum(std::span<const std::byte> bytes, std::size_t piece) noexcept {
+  if (bytes.size() <= piece * kPieces) return checksum(bytes);
+  std::uint64_t sum = bytes.size();
+  for (std::size_t i = 0; i < kPieces; ++i) {
+    sum = combine(sum, checksum(bytes.subspan((bytes.size() - piece) * i / (kPieces - 1), piece)));
+  }
+  return sum;
+}
+
 std::uint64_t combine(std::uint64_t first, std::uint64_t second) noexcept {
   // The inner product may lose what a zero multiplies; the rotation keeps `second` even then.
   const std::uint64_t turned = second << 32 | second >> 32;
@@ -55,6 +66,11 @@ std::uint64_t combine(std::uint64_t first, std::uint64_t second) noexcept {
 std::uint64_t tensor_checksum(const at::Tensor& tensor) {
   const at::Tensor dense = tensor.detach().contiguous();
   return checksum({static_cast<const std::byte*>(dense.data_ptr()), dense.nbytes()});
+}
+
+std::uint64_t probe(const at::Tensor& tensor) {
+  if (!tensor.is_non_overlapping_and_dense()) return 0;
+  return sampled_checksum({static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes()}, kProbe);
 }
 
 }  // namespace lockstep::sentinel

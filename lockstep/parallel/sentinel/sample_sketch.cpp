@@ -14,8 +14,7 @@ constexpr std::int64_t kMostRows = std::int64_t{1} << 22;  // An endless stream 
 constexpr std::size_t kFewestShared = 32;                  // Less is chance, where rows take few values.
 constexpr std::size_t kShare = 4;                          // One in so many rows must be shared.
 constexpr std::size_t kDistances = 8;                      // Compared in one exchange.
-constexpr std::size_t kPiece = 512;
-constexpr std::size_t kPieces = 8;
+constexpr std::size_t kPiece = 512;                        // Of a row, of which eight are read.
 
 bool has_several(std::span<const std::uint64_t> rows) {
   return std::ranges::any_of(rows, [&](std::uint64_t row) { return row != rows[0]; });
@@ -24,15 +23,6 @@ bool has_several(std::span<const std::uint64_t> rows) {
 /// Values above this are not covered by the sketch.
 std::uint64_t limit_of(const SketchRecord& record) noexcept {
   return record.count == kSketchSize ? record.hashes[kSketchSize - 1] : std::numeric_limits<std::uint64_t>::max();
-}
-
-std::uint64_t hash_row(const std::byte* row, std::size_t nbytes) {
-  if (nbytes <= kPiece * kPieces) return checksum({row, nbytes});
-  std::uint64_t sum = nbytes;
-  for (std::size_t i = 0; i < kPieces; ++i) {
-    sum = combine(sum, checksum({row + (nbytes - kPiece) / (kPieces - 1) * i, kPiece}));
-  }
-  return sum;
 }
 
 }  // namespace
@@ -131,7 +121,8 @@ std::vector<std::uint64_t> hash_rows(const at::Tensor& batch) {
   const auto stride = static_cast<std::ptrdiff_t>(rows.stride(0)) * static_cast<std::ptrdiff_t>(rows.element_size());
   const auto* row = static_cast<const std::byte*>(rows.data_ptr());
   std::vector<std::uint64_t> hashes(count);
-  for (std::size_t i = 0; i < count; ++i) hashes[i] = hash_row(row + static_cast<std::ptrdiff_t>(i) * stride, nbytes);
+  for (std::size_t i = 0; i < count; ++i)
+    hashes[i] = sampled_checksum({row + static_cast<std::ptrdiff_t>(i) * stride, nbytes}, kPiece);
   return hashes;
 }
 

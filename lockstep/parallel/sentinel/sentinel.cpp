@@ -73,6 +73,7 @@ class Sentinel::Impl : public std::enable_shared_from_this<Impl> {
 
   void watch_memory();
   void on_reduction(const group::WatchedReduction& seen);
+  void begin_forward();
   void note_local_backward();
   void require_averaged();
   void end_step();
@@ -83,7 +84,6 @@ class Sentinel::Impl : public std::enable_shared_from_this<Impl> {
   sentinel::Optimizers optimizers_;
   std::vector<Finding> findings_;
   std::int64_t step_ = 0;  // Backward passes that averaged.
-  bool averaged_ = false;  // .grad holds averages, since this step's backward.
   sentinel::SampleSketch sketch_;
   bool sketches_open_ = true;  // Alike on all ranks.
   sentinel::GradientSample sample_;
@@ -104,8 +104,10 @@ class Sentinel::Impl : public std::enable_shared_from_this<Impl> {
 
   std::array<bool, kFindingKinds> said_{};
   std::array<LocalFinding, kFindingKinds> found_{};
-  bool unaveraged_ = false;             // .grad holds something of this rank alone.
-  std::vector<std::int64_t> versions_;  // Of the parameters, when that began.
+  bool averaged_ = false;              // .grad holds averages, until the next forward.
+  bool unaveraged_ = false;            // .grad holds something of this rank alone.
+  bool program_averages_ = false;      // By itself, since the last backward or forward.
+  std::vector<std::uint64_t> probes_;  // Of the parameters, when .grad began to be this rank's.
   std::vector<std::uint64_t> checksums_;
   std::int64_t equal_until_ = 0;
   std::string settings_text_;
@@ -138,8 +140,10 @@ void Sentinel::Impl::on_reduction(const group::WatchedReduction& seen) {
   if (members(seen.call.communicator) != members(group_->communicator())) return;
   const bool gradient = seen.index >= parameters_.size();
   const std::size_t index = gradient ? seen.index - parameters_.size() : seen.index;
-  if (unaveraged_ && (gradient || seen.reduction.op == ReduceOp::kAvg)) {
-    unaveraged_ = false;  // The program averages by itself: gradients, or parameters after steps of the ranks' own.
+  if ((unaveraged_ || program_averages_) && (gradient || seen.reduction.op == ReduceOp::kAvg)) {
+    // The program averages by itself: gradients, or parameters after steps of the ranks' own.
+    unaveraged_ = false;
+    program_averages_ = true;
   } else if (!gradient) {
     find_local(FindingKind::kParametersReduced, index);
   } else if (averaged_) {
@@ -147,18 +151,24 @@ void Sentinel::Impl::on_reduction(const group::WatchedReduction& seen) {
   }
 }
 
+void Sentinel::Impl::begin_forward() {
+  require_averaged();
+  averaged_ = program_averages_ = false;
+}
+
 void Sentinel::Impl::note_local_backward() {
-  averaged_ = false;
+  averaged_ = program_averages_ = false;
   if (unaveraged_ || group_->world_size() == 1) return;
   unaveraged_ = true;
-  versions_.clear();
-  for (const auto& [name, tensor] : parameters_) versions_.push_back(static_cast<std::int64_t>(tensor._version()));
+  watch_memory();  // So that averages of the program's own are seen.
+  probes_.clear();
+  for (const auto& [name, tensor] : parameters_) probes_.push_back(sentinel::probe(tensor));
 }
 
 void Sentinel::Impl::require_averaged() {
   if (!unaveraged_) return;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    if (static_cast<std::int64_t>(parameters_[i].second._version()) == versions_[i]) continue;
+    if (sentinel::probe(parameters_[i].second) == probes_[i]) continue;
     unaveraged_ = false;
     return find_local(FindingKind::kGradientsNotAveraged, i);
   }
@@ -195,7 +205,7 @@ void Sentinel::Impl::add(FindingKind kind, std::string tensor, std::vector<int> 
 
 void Sentinel::Impl::end_step() {
   require_averaged();
-  unaveraged_ = false;
+  unaveraged_ = program_averages_ = false;
   averaged_ = true;
   ++step_;
   const bool samples = samples_.is_due(step_) && sketches_open_;
@@ -354,8 +364,7 @@ void Sentinel::unwatch(const torch::optim::Optimizer& optimizer) noexcept {
 
 void Sentinel::before_forward(const std::vector<at::Tensor>& inputs) {
   if (!impl_->has_peers()) return;
-  impl_->require_averaged();
-  impl_->averaged_ = false;
+  impl_->begin_forward();
   if (!impl_->sketches_open_ || impl_->sketch_.frozen() || inputs.empty()) return;
   const std::vector<std::uint64_t> rows = sentinel::hash_rows(inputs[0]);
   if (rows.empty()) return impl_->sketch_.freeze();

@@ -56,5 +56,25 @@ TEST(SentinelChecksum, TensorsOfEqualElementsAgreeWhateverTheirStrides) {
   EXPECT_EQ(tensor_checksum(at::zeros({0})), tensor_checksum(at::zeros({0, 3})));
 }
 
+TEST(SentinelChecksum, SampledIsOfEightPiecesFromTheStartToTheEnd) {
+  std::vector<std::byte> bytes = counted(1001);
+  EXPECT_EQ(sampled_checksum({bytes.data(), 512}, 64), checksum({bytes.data(), 512}));
+  const std::uint64_t before = sampled_checksum(bytes, 64);
+  bytes[70] ^= std::byte{1};  // Between the first two pieces.
+  EXPECT_EQ(sampled_checksum(bytes, 64), before);
+  bytes[1000] ^= std::byte{1};
+  EXPECT_NE(sampled_checksum(bytes, 64), before);
+}
+
+TEST(SentinelChecksum, AProbeSeesAnOptimizersStep) {
+  at::Tensor parameter = at::ones({100, 100}).requires_grad_();
+  parameter.mutable_grad() = at::ones({100, 100});
+  torch::optim::SGD optimizer({parameter}, 0.1);
+  const std::uint64_t before = probe(parameter);
+  optimizer.step();
+  EXPECT_NE(probe(parameter), before);
+  EXPECT_EQ(probe(at::ones({1}).expand({5})), 0U);
+}
+
 }  // namespace
 }  // namespace lockstep::sentinel
