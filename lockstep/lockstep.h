@@ -3,6 +3,8 @@
 /// Everything public: both wings and the training loop. Include <torch/torch.h> beside it for modules and optimizers.
 
 #include "lockstep/core.h"
+#include "lockstep/parallel/amp/autocast.h"
+#include "lockstep/parallel/amp/grad_scaler.h"
 #include "lockstep/parallel/data/dataset.h"
 #include "lockstep/parallel/data/distributed_sampler.h"
 #include "lockstep/parallel/data/loader.h"
