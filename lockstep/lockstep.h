@@ -3,6 +3,8 @@
 /// Everything public: both wings and the training loop. Include <torch/torch.h> beside it for modules and optimizers.
 
 #include "lockstep/core.h"
+#include "lockstep/parallel/amp/autocast.h"
+#include "lockstep/parallel/amp/grad_scaler.h"
 #include "lockstep/parallel/data/dataset.h"
 #include "lockstep/parallel/data/distributed_sampler.h"
 #include "lockstep/parallel/data/loader.h"
@@ -11,6 +13,9 @@
 #include "lockstep/parallel/group/memory_policy.h"
 #include "lockstep/parallel/group/objects.h"
 #include "lockstep/parallel/group/process_group.h"
+#include "lockstep/parallel/nn/activation_checkpoint.h"
+#include "lockstep/parallel/nn/clip_grad.h"
+#include "lockstep/parallel/nn/sync_batch_norm.h"
 #include "lockstep/parallel/sentinel/sentinel.h"
 #include "lockstep/parallel/trace/trace.h"
 #include "lockstep/parallel/train/evaluate.h"
