@@ -308,7 +308,7 @@ TEST(ActivationCheckpoint, UnderDdpTrainsAsOneProcessDoes) {
     const auto mine = [&](const at::Tensor& all) { return all.chunk(2)[static_cast<std::size_t>(group->rank())]; };
     train(
         net, [&](const at::Tensor& input) { return ddp->forward(input); }, mine(x), mine(target));
-    EXPECT_EQ(ddp->statistics().gradient_copies, 0);
+    EXPECT_EQ(ddp->stats().gradient_copies, 0);
     const auto expected = alone->named_parameters();
     for (const auto& item : net->named_parameters()) {
       EXPECT_TRUE(at::allclose(item.value(), expected[item.key()], 1e-10, 1e-12)) << item.key();
