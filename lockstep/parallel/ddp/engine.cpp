@@ -84,8 +84,9 @@ class DataParallelEngine::Impl {
   }
 
   void shadow_forward(const JoinRound& round) {
-    reducer_->shadow_forward(plan_of(&round));
+    reducer_->before_forward(plan_of(&round));
     if (round.synchronises && buffers_) buffers_->run(round.root);
+    reducer_->shadow_forward();
   }
 
   bool synchronise_ = true;

@@ -65,8 +65,8 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   /// This rank's part of the average of the next backward that averages; parts of all ranks add up to one.
   void set_factor(double factor) { factor_ = factor; }
 
-  /// What the ranks that have inputs do in a forward and a backward, with zeros.
-  void shadow_forward(const StepPlan& plan);
+  /// What the ranks that have inputs do in after_forward() and in a backward, with zeros.
+  void shadow_forward();
   void shadow_backward();
 
   const DdpStatistics& statistics() const noexcept { return statistics_; }

@@ -210,10 +210,9 @@ void Reducer::settle_unused() {
 
 // ---- ranks without inputs ----
 
-void Reducer::shadow_forward(const StepPlan& plan) {
-  before_forward(plan);
+void Reducer::shadow_forward() {
   // The others know the order from their outputs; an empty one of this rank is not asked for, being no root.
-  if (plan.synchronise && !statistics_.rebuilt) adopt_order({});
+  if (step_.synchronise && !statistics_.rebuilt) adopt_order({});
 }
 
 void Reducer::shadow_backward() {

@@ -91,6 +91,18 @@ TEST(Join, BuffersComeFromARankThatStillHasInputs) {
   });
 }
 
+TEST(Join, ARankWithoutAnyInputTakesPartInBuffersAndOrder) {
+  run_rank_threads(3, [](const auto& group) {
+    SmallNet net(5, true);
+    DistributedDataParallel ddp(net, group);
+    ddp->join([&] {
+      for (int step = 0; step < group->rank(); ++step) ddp->forward(at::ones({4, 3})).sum().backward();
+    });
+    EXPECT_EQ(ddp->stats().steps, 2);
+    EXPECT_TRUE(ddp->stats().rebuilt);
+  });
+}
+
 TEST(Join, StepsThatDoNotAverage) {
   run_rank_threads(2, [](const auto& group) {
     WeightedSum model(Specs{{{4}}});
