@@ -39,7 +39,7 @@ class DataParallelEngine::Impl {
       reducer_->before_forward(plan_of(round));
     }
     if (synchronise_ && buffers_ && (trains || buffers_may_differ_)) buffers_->run(round == nullptr ? 0 : round->root);
-    buffers_may_differ_ = trains;
+    buffers_may_differ_ = trains || (buffers_may_differ_ && !synchronise_);
     forward_start_ = Clock::now();
   }
 

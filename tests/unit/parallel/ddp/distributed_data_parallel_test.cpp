@@ -77,9 +77,11 @@ TEST_P(DdpWorlds, ABuffersValueIsRankZerosInEachForwardThatSynchronises) {
     {
       const auto guard = ddp->no_sync();
       ddp->forward().backward();
+      const at::NoGradGuard no_grad;
+      ddp->forward();
       EXPECT_TRUE(model->are(group->rank()));
     }
-    // Evaluation: in the first forward, and then the ranks need not call equally often.
+    // Evaluation: in the first forward that synchronises, and then the ranks need not call equally often.
     const at::NoGradGuard no_grad;
     ddp->forward();
     EXPECT_TRUE(model->are(0));

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""The reference: PyTorch's own DistributedDataParallel on Gloo trains the models of the step benchmark.
+
+usage: ddp_models.py DIRECTORY STEPS SCENARIO...        SCENARIO: MODEL:VARIANT:BATCH:LR
+Two ranks. Writes each scenario's initial weights, all parameters as float32, to DIRECTORY/SCENARIO, and prints one JSON
+line: {SCENARIO: [losses of rank 0, losses of rank 1]}. Inputs are those of ddp_pytorch_test.cpp.
+"""
+import contextlib
+import json
+import os
+import socket
+import sys
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "bench", "peers"))
+import torch_models  # noqa: E402
+
+WORLD = 2
+
+
+class Forked(nn.Module):
+    """Goes left, right or neither way; one layer is in no way at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.left, self.right = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.never, self.head = nn.Linear(32, 32), nn.Linear(32, 10)
+        self.way = ""
+
+    def forward(self, x):
+        x = torch.relu(self.trunk(x))
+        if self.way == "left":
+            x = torch.relu(self.left(x))
+        if self.way == "right":
+            x = torch.relu(self.right(x))
+        return self.head(x)
+
+
+def make(model):
+    return Forked() if model == "forked" else torch_models.make(torch, model)
+
+
+def integers(count, salt):
+    i = torch.arange(count)
+    return (i * 7919 + i * i % 1013 * 31 + salt * 104729) % 1009
+
+
+def batch(model, n, salt):
+    if model == "gpt":
+        inputs = integers(n * torch_models.TOKENS, salt) % torch_models.VOCABULARY
+        return inputs.view(n, -1), (inputs * 5 + 3) % torch_models.VOCABULARY
+    shape = {"lenet": (3, 32, 32), "mlp": (784,), "resnet18": (3, 64, 64), "forked": (16,)}[model]
+    inputs = integers(n * torch.Size(shape).numel(), salt).float() / 504.5 - 1
+    return inputs.view(n, *shape), (torch.arange(n) * 3 + salt) % 10
+
+
+def train(rank, directory, steps, scenario):
+    model, variant, n, lr = scenario.split(":")
+    n = int(n)
+    net = make(model)
+    flat = torch.from_file(os.path.join(directory, scenario), size=sum(p.numel() for p in net.parameters()))
+    nn.utils.vector_to_parameters(flat.clone(), net.parameters())
+    ddp = nn.parallel.DistributedDataParallel(net, find_unused_parameters=variant == "unused",
+                                              static_graph=variant == "static")
+    if variant == "fp16":
+        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
+    optimizer = torch.optim.SGD(net.parameters(), lr=float(lr), momentum=0.9)
+    micros = 2 if variant == "no_sync" else 1
+    losses = []
+
+    def step(number):
+        optimizer.zero_grad()
+        if model == "forked":
+            by_rank = "right" if rank == 1 else "left" if number % 2 == 0 else ""
+            net.way = by_rank if variant == "unused" else "left"
+        total = 0
+        for micro in range(micros):
+            inputs, targets = batch(model, n, number % 5 * WORLD + rank + 100 * micro)
+            with contextlib.nullcontext() if micro + 1 == micros else ddp.no_sync():
+                output = ddp(inputs)
+                loss = F.cross_entropy(output.flatten(0, -2), targets.flatten()) / micros
+                loss.backward()
+            total += loss.item()
+        optimizer.step()
+        losses.append(total)
+
+    if variant.startswith("join"):
+        with ddp.join(divide_by_initial_world_size=variant == "join"):
+            for number in range(steps if rank == 1 else steps * 3 // 5):
+                step(number)
+    else:
+        for number in range(steps):
+            step(number)
+    return losses
+
+
+def run(rank, directory, steps, scenarios, port, queue):
+    torch.set_num_threads(1)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    for scenario in scenarios:
+        both = [None] * WORLD
+        dist.all_gather_object(both, train(rank, directory, steps, scenario))
+        if rank == 0:
+            queue.put((scenario, both))
+    dist.barrier()
+
+
+def main():
+    directory, steps, scenarios = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    for scenario in scenarios:
+        torch.manual_seed(3)
+        flat = nn.utils.parameters_to_vector(make(scenario.split(":")[0]).parameters()).detach()
+        flat.numpy().tofile(os.path.join(directory, scenario))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    queue = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(run, args=(directory, steps, scenarios, port, queue), nprocs=WORLD)
+    print(json.dumps(dict(queue.get() for _ in scenarios)))
+
+
+if __name__ == "__main__":
+    main()
