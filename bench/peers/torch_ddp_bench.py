@@ -50,7 +50,7 @@ class Trainer:
         self.reset()
 
     def reset(self):
-        self.times, self.faults, self.last_loss = [], 0, 0.0
+        self.times, self.cpu_times, self.faults, self.last_loss = [], [], 0, 0.0
 
     def step(self):
         self.optimizer.zero_grad()
@@ -62,9 +62,10 @@ class Trainer:
     def run(self, steps):
         self.step()  # Brings the replica's memory back into cache.
         for _ in range(steps):
-            faults, start = page_faults(), time.perf_counter()
+            faults, cpu, start = page_faults(), time.process_time(), time.perf_counter()
             self.step()
             self.times.append((time.perf_counter() - start) * 1e3)
+            self.cpu_times.append((time.process_time() - cpu) * 1e3)
             self.faults += page_faults() - faults
 
 
@@ -115,12 +116,14 @@ def time_steps(torch, dist, arguments, rank):
         raise RuntimeError(f"{arguments.model}: the loss is {trainers['ddp'].last_loss}")
     rows = []
     for mode, trainer in trainers.items():
-        worst = torch.tensor([statistics.median(trainer.times), trainer.faults / steps], dtype=torch.float64)
+        worst = torch.tensor([statistics.median(trainer.times), statistics.median(trainer.cpu_times),
+                              trainer.faults / steps], dtype=torch.float64)
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
-        step_ms, faults = worst.tolist()
+        step_ms, cpu_ms, faults = worst.tolist()
         rate = torch_models.BATCH[arguments.model] * arguments.nproc / step_ms * 1e3
         rows.append({**row_of(torch, "step", arguments, mode, params), "step_ms": round(step_ms, 3),
-                     "samples_per_s": round(rate, 3), "faults": round(faults, 3), "steps": steps})
+                     "samples_per_s": round(rate, 3), "cpu_ms": round(cpu_ms, 3), "faults": round(faults, 3),
+                     "steps": steps})
     return rows
 
 

@@ -126,6 +126,7 @@ std::vector<Json> time_steps(const std::shared_ptr<ProcessGroup>& world, const M
     row["step_ms"] = rounded(step_ms);
     row["samples_per_s"] = rounded(static_cast<double>(model.batch * options.nproc) / step_ms * 1e3);
     row["wait_ms"] = synchronised ? rounded(largest_over_ranks(*world, median(waits_ms))) : 0.0;
+    row["cpu_ms"] = rounded(largest_over_ranks(*world, trainer->median_cpu_ms()));
     row["faults"] = rounded(largest_over_ranks(*world, trainer->faults()));
     row["steps"] = options.blocks * steps;
     row["torch"] = TORCH_VERSION;

@@ -1,6 +1,7 @@
 #include "bench/steps/trainer.h"
 
 #include <sys/resource.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,6 +18,12 @@ std::int64_t page_faults() {
   rusage usage{};
   LS_SYSCALL(::getrusage(RUSAGE_SELF, &usage), "counting page faults");
   return usage.ru_minflt;
+}
+
+double process_cpu_ms() {
+  timespec now{};
+  LS_SYSCALL(::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now), "reading the process's time");
+  return 1e3 * static_cast<double>(now.tv_sec) + 1e-6 * static_cast<double>(now.tv_nsec);
 }
 
 }  // namespace
@@ -36,9 +43,11 @@ void Trainer::run(int steps, const std::function<void()>& after_step) {
   step();
   for (int i = 0; i < steps; ++i) {
     const std::int64_t faults = page_faults();
+    const double cpu_ms = process_cpu_ms();
     const auto start = SteadyClock::now();
     step();
     times_ms_.push_back(std::chrono::duration<double, std::milli>(SteadyClock::now() - start).count());
+    cpu_ms_.push_back(process_cpu_ms() - cpu_ms);
     faults_ += page_faults() - faults;
     if (after_step) after_step();
   }
@@ -46,10 +55,12 @@ void Trainer::run(int steps, const std::function<void()>& after_step) {
 
 void Trainer::reset() {
   times_ms_.clear();
+  cpu_ms_.clear();
   faults_ = 0;
 }
 
 double Trainer::median_ms() const { return median(times_ms_); }
+double Trainer::median_cpu_ms() const { return median(cpu_ms_); }
 double Trainer::faults() const { return static_cast<double>(faults_) / static_cast<double>(times_ms_.size()); }
 
 double median(std::vector<double> values) {

@@ -20,8 +20,9 @@ class Trainer {
   /// Forgets what was measured.
   void reset();
 
-  double median_ms() const;  ///< of a step
-  double faults() const;     ///< page faults of a step
+  double median_ms() const;      ///< of a step
+  double median_cpu_ms() const;  ///< of this process in a step, waiting by spinning included
+  double faults() const;         ///< page faults of a step
   double last_loss() const { return last_loss_; }
 
  private:
@@ -30,6 +31,7 @@ class Trainer {
   std::function<torch::Tensor()> loss_;
   torch::optim::SGD optimizer_;
   std::vector<double> times_ms_;
+  std::vector<double> cpu_ms_;
   std::int64_t faults_ = 0;
   double last_loss_ = 0;
 };
