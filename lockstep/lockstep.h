@@ -11,6 +11,7 @@
 #include "lockstep/parallel/group/memory_policy.h"
 #include "lockstep/parallel/group/objects.h"
 #include "lockstep/parallel/group/process_group.h"
+#include "lockstep/parallel/sentinel/sentinel.h"
 #include "lockstep/parallel/train/evaluate.h"
 #include "lockstep/parallel/train/metrics.h"
 #include "lockstep/parallel/train/model.h"
