@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "lockstep/parallel/ddp/comm_hook.h"
 #include "lockstep/parallel/ddp/engine.h"
@@ -42,7 +43,8 @@ class DistributedDataParallel {
   /// tensors that it returns; see ddp::append_tensors for where they are looked for.
   template <typename... Args>
   auto forward(Args&&... args) {
-    engine_->before_forward(ddp::tensors_in(args...));
+    // What is evaluated may be the same on all ranks: the sentinel looks at samples that are trained on.
+    engine_->before_forward(module_->is_training() ? ddp::tensors_in(args...) : std::vector<at::Tensor>());
     auto outputs = module_->forward(std::forward<Args>(args)...);
     engine_->after_forward(ddp::tensors_in(outputs));
     return outputs;

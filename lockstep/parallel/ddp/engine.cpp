@@ -170,7 +170,10 @@ DataParallelEngine::DataParallelEngine(torch::nn::Module& module, std::shared_pt
 DataParallelEngine::~DataParallelEngine() = default;
 
 void DataParallelEngine::before_forward(const std::vector<at::Tensor>& inputs) {
-  impl_->before_forward(inputs, at::GradMode::is_enabled() ? join_round(impl_->synchronise_) : nullptr);
+  const bool trains = at::GradMode::is_enabled();
+  // Ranks without inputs do not shadow an evaluation: it takes the buffers as they are.
+  if (!trains && inside_join()) return;
+  impl_->before_forward(inputs, trains ? join_round(impl_->synchronise_) : nullptr);
 }
 void DataParallelEngine::after_forward(const std::vector<at::Tensor>& outputs) { impl_->after_forward(outputs); }
 void DataParallelEngine::set_synchronise(bool on) noexcept { impl_->synchronise_ = on; }

@@ -53,6 +53,7 @@ class Joinable {
  protected:
   /// Collective among the ranks inside join(): tells the others that this rank has an input. Null outside of join().
   const JoinRound* join_round(bool synchronises);
+  bool inside_join() const noexcept { return context_ != nullptr; }
 
  private:
   friend class JoinContext;
@@ -63,7 +64,8 @@ class Joinable {
 /// the operations of the others until every loop has ended; then all replicas become equal to those of a rank that
 /// worked to the end. torch.distributed.algorithms.Join.
 ///
-/// Collective. Each step of `loop` runs forward and backward of every one of `joinables`, which have a group each.
+/// Collective. Each step of `loop` runs forward and backward of every one of `joinables`, which have a group each. An
+/// evaluation inside of it (no gradient mode) communicates nothing: each rank's buffers are as they are.
 /// Cost: one all-gather of 8 bytes a rank per step, in the group of the first.
 /// Throws what the loop throws; UsageError for no joinables or one that is inside another join().
 void join(const std::vector<Joinable*>& joinables, const std::function<void()>& loop, const JoinOptions& options = {});

@@ -103,6 +103,23 @@ TEST(Join, ARankWithoutAnyInputTakesPartInBuffersAndOrder) {
   });
 }
 
+TEST(Join, AnEvaluationOfTheRanksThatHaveInputsAsksNobody) {
+  run_rank_threads(2, [](const auto& group) {
+    SmallNet net(5, true);
+    DistributedDataParallel ddp(net, group);
+    ddp->join([&] {
+      for (int step = 0; step < 1 + group->rank(); ++step) {
+        ddp->forward(at::ones({4, 3})).sum().backward();
+        const at::NoGradGuard no_grad;
+        net->eval();
+        ddp->forward(at::ones({4, 3}));
+        net->train();
+      }
+    });
+    EXPECT_EQ(ddp->stats().steps, 2);
+  });
+}
+
 TEST(Join, StepsThatDoNotAverage) {
   run_rank_threads(2, [](const auto& group) {
     WeightedSum model(Specs{{{4}}});
