@@ -15,6 +15,7 @@ SHARES = {"lenet": 0.97, "mlp": 0.94, "resnet18": 0.96, "gpt": 0.98}
 # and as a multiple of PyTorch's.
 MULTIPLES = {"lenet": 1.5, "mlp": 1.6, "resnet18": 1.6, "gpt": 1.07}
 EXTRA_MIB = 2.0    # Memory of a rank with DDP, beyond that of the same training alone.
+SENTINEL_PERCENT = 1.0  # Of a step's time, mean of all steps; to be stayed under.
 HOST_COST_NS = 1000.0  # Of a parameter in a step, where the backend does nothing; to be stayed under.
 
 
@@ -114,6 +115,8 @@ def judge(results):
         extra = results.median("memory", "lockstep", model, "ddp", "extra_bytes")
         verdicts.append(at_most(f"{model}: at most {EXTRA_MIB:g} MiB more memory of a rank than training alone",
                                 None if extra is None else extra / 2 ** 20, EXTRA_MIB, "{:.1f} MiB"))
+        verdicts.append(at_most(f"{model}: the sentinel takes under {SENTINEL_PERCENT:g} % of a step",
+                                results.step(model, "sentinel_percent"), SENTINEL_PERCENT - 0.001, "{:.2f} %"))
     # Under, not at.
     cost = results.median("host_cost", "lockstep", None, None, "ns_per_parameter")
     verdicts.append(at_most(f"hooks, bookkeeping and launch: under {HOST_COST_NS / 1000:g} us a parameter and step",

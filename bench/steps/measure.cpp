@@ -108,6 +108,7 @@ std::vector<Json> time_steps(const std::shared_ptr<ProcessGroup>& world, const M
   nosync.reset();
   synced.reset();
   waits_ms.clear();
+  const Duration sentinel_before = ddp.stats().sentinel;
   for (int block = 0; block < options.blocks; ++block) {
     // Each goes first as often as the other.
     run_block(block % 2 != 0);
@@ -126,6 +127,10 @@ std::vector<Json> time_steps(const std::shared_ptr<ProcessGroup>& world, const M
     row["step_ms"] = rounded(step_ms);
     row["samples_per_s"] = rounded(static_cast<double>(model.batch * options.nproc) / step_ms * 1e3);
     row["wait_ms"] = synchronised ? rounded(largest_over_ranks(*world, median(waits_ms))) : 0.0;
+    if (synchronised) {
+      const double in_sentinel_ms = 1e3 * seconds(ddp.stats().sentinel - sentinel_before);
+      row["sentinel_percent"] = rounded(largest_over_ranks(*world, 100 * in_sentinel_ms / trainer->total_ms()));
+    }
     row["cpu_ms"] = rounded(largest_over_ranks(*world, trainer->median_cpu_ms()));
     row["faults"] = rounded(largest_over_ranks(*world, trainer->faults()));
     row["steps"] = options.blocks * steps;

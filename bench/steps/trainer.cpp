@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <utility>
 
 #include "lockstep/core/base/check.h"
@@ -61,6 +62,7 @@ void Trainer::reset() {
 
 double Trainer::median_ms() const { return median(times_ms_); }
 double Trainer::median_cpu_ms() const { return median(cpu_ms_); }
+double Trainer::total_ms() const { return std::accumulate(times_ms_.begin(), times_ms_.end(), 0.0); }
 double Trainer::faults() const { return static_cast<double>(faults_) / static_cast<double>(times_ms_.size()); }
 
 double median(std::vector<double> values) {

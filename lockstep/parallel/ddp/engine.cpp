@@ -35,8 +35,7 @@ class DataParallelEngine::Impl {
     const bool trains = at::GradMode::is_enabled();
     if (trains) {
       follow_frozen_parameters(round != nullptr);
-      if (sentinel_ && round == nullptr) sentinel_->before_forward(inputs);
-      reducer_->before_forward(plan_of(round));
+      reducer_->before_forward(plan_of(round), inputs);
     }
     if (synchronise_ && buffers_ && (trains || buffers_may_differ_)) buffers_->run(round == nullptr ? 0 : round->root);
     buffers_may_differ_ = trains || (buffers_may_differ_ && !synchronise_);

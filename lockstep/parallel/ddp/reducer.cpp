@@ -64,7 +64,15 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> p
 
 // ---- one step ----
 
-void Reducer::before_forward(const StepPlan& plan) {
+template <typename Call>
+void Reducer::ask_sentinel(Call call) {
+  if (sentinel_ == nullptr || !step_.watched) return;
+  const auto start = Clock::now();
+  call(*sentinel_);
+  statistics_.sentinel += std::chrono::duration_cast<Duration>(Clock::now() - start);
+}
+
+void Reducer::before_forward(const StepPlan& plan, const std::vector<at::Tensor>& inputs) {
   if (in_backward_) {
     fail(
         "the backward before this forward did not come to its end (an exception left it), so the ranks are out of "
@@ -73,6 +81,7 @@ void Reducer::before_forward(const StepPlan& plan) {
   end_is_queued_ = false;
   told_unaveraged_ = false;
   step_ = plan;
+  ask_sentinel([&](Sentinel& sentinel) { sentinel.before_forward(inputs); });
   // A static graph is learnt before anything moves; the order of gradients without a fixed set of them says little.
   if (step_.synchronise && !statistics_.rebuilt && statistics_.steps > 0) adopt_order(arrivals_);
 }
@@ -114,7 +123,9 @@ void Reducer::on_gradient(std::size_t index) {
   }
   gradient.arrived_since_average = true;
   if (!step_.synchronise) {
-    if (sentinel_ != nullptr && !std::exchange(told_unaveraged_, true)) sentinel_->after_backward(false);
+    if (!std::exchange(told_unaveraged_, true)) {
+      ask_sentinel([](Sentinel& sentinel) { sentinel.after_backward(false); });
+    }
     return;
   }
   if (!in_backward_) begin_backward();
@@ -184,7 +195,7 @@ void Reducer::finish_backward() {
   wait_for_buckets();
   if (tolerates_unused()) settle_unused();
   record_step();
-  if (sentinel_ != nullptr && step_.watched) sentinel_->after_backward(true);
+  ask_sentinel([](Sentinel& sentinel) { sentinel.after_backward(true); });
 }
 
 void Reducer::settle_absent_gradients() {

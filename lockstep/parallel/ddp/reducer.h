@@ -57,8 +57,9 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
 
   /// Says whether the backward passes that follow average, and how. Collective in the one forward, after the first
   /// backward that averaged, in which buckets are laid out again in the order in which gradients arrived; unless
-  /// after_forward() knew it before. Throws UsageError when the last backward did not come to its end.
-  void before_forward(const StepPlan& plan);
+  /// after_forward() knew it before. `inputs` are for the sentinel. Throws UsageError when the last backward did not
+  /// come to its end.
+  void before_forward(const StepPlan& plan, const std::vector<at::Tensor>& inputs = {});
   /// What forward returned. Collective in the first that synchronises: buckets are laid out in the order that the graph
   /// of the root's outputs predicts. Finds unused parameters where that is asked for.
   void after_forward(const std::vector<at::Tensor>& outputs);
@@ -102,6 +103,9 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   std::string changed_graph() const;
   /// Ends the group for everyone, then throws UsageError here.
   [[noreturn]] void fail(const std::string& text);
+  /// Calls the sentinel, if this step has one, and notes how long that takes.
+  template <typename Call>
+  void ask_sentinel(Call call);
 
   // ---- buckets on their way ----
   void reset_buckets();
