@@ -20,11 +20,11 @@ class Trainer {
   /// Forgets what was measured.
   void reset();
 
-  double median_ms() const;      ///< of a step
+  double median_ms() const;  ///< of a step
   double median_cpu_ms() const;
   /// Of all steps counted.
   double total_ms() const;  ///< of this process in a step, waiting by spinning included
-  double faults() const;         ///< page faults of a step
+  double faults() const;    ///< page faults of a step
   double last_loss() const { return last_loss_; }
 
  private:
