@@ -114,7 +114,7 @@ Work Reducer::launch(Bucket& bucket) {
   const bool plain = !factor_ && (step_.divisor == 0 || step_.divisor == group_->world_size());
   const double divisor = step_.divisor == 0 ? group_->world_size() : step_.divisor;
   bucket.view.factor = factor_.value_or(1.0 / divisor);
-  if (is_sampled(bucket)) sentinel_->sample_before(bucket.view.buffer, bucket.label);
+  if (is_sampled(bucket)) sentinel_->sample_before(bucket.view.buffer, bucket.view.parameters.front());
   if (comm_hook_) return comm_hook_->start(*group_, bucket.view);
   // The communicator itself: what the program reduces through the group is watched, lest gradients are reduced twice.
   void* const data = bucket.view.buffer.data_ptr();
