@@ -139,7 +139,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   /// `tag` is 0 or more; messages of one tag keep their order.
   void send(const void* data, std::size_t count, DType dtype, int peer, int tag = 0, const OpOptions& options = {});
   /// Receives exactly `count` elements from `source` (or kAnySource) and returns the source. A message of another size
-  /// or dtype is a MismatchError on both ranks.
+  /// or dtype is a MismatchError on both ranks. From kAnySource over a network, a rank that is gone, in order or not,
+  /// is a PeerError: it might have been the sender.
   int recv(void* data, std::size_t count, DType dtype, int source, int tag = 0, const OpOptions& options = {});
 
   // Many buffers, one operation: small ones travel packed together. The list is copied; the buffers must stay.
