@@ -159,7 +159,8 @@ def step_rows(model, shares, vs_pytorch, extra_mib=1.0):
             row = {**common, "event": "step", "peer": peer, "round": number, "step_ms": 2.5, "faults": 3.0}
             rows.append({**row, "mode": "nosync", "samples_per_s": 2000.0})
             rows.append({**row, "mode": "ddp", "samples_per_s": 2000 * share, "share": share})
-        rows[-3] |= {"vs_pytorch": vs_pytorch, "wait_ms": 0.25, "sentinel_percent": 0.5}
+        rows[-3] |= {"vs_pytorch": vs_pytorch, "hooks_ms": 0.75, "wait_ms": 0.25, "sentinel_percent": 0.5}
+        rows.append({**rows[-4], "mode": "barrier", "share": 0.975})
     memory = {**common, "event": "memory", "peer": "lockstep", "bytes": 1 << 20, "resident_bytes": 2 << 20}
     return rows + [{**memory, "mode": "nosync"}, {**memory, "mode": "ddp", "extra_bytes": int(extra_mib * MI),
                                                     "extra_resident_bytes": 0}]
@@ -204,7 +205,7 @@ class Steps(unittest.TestCase):
         self.assertEqual(lines, rows)
         self.assertIn("| mlp, 2 ranks of 1 thread | 1,000 | 2,000 | 1,800 | **90.0 %** | 2,000 | 1,800 | 90.0 % | "
                       "**2.00 x** |", text)
-        self.assertIn("| mlp, 2 ranks of 1 thread | 2.50 | 0.25 | 0.50 % | 2.50 | 3 | 3 |", text)
+        self.assertIn("| mlp, 2 ranks of 1 thread | 2.50 | 0.75 | 0.25 | 0.50 % | 97.5 % | 2.50 | 3 | 3 |", text)
         self.assertIn("| mlp, 2 ranks of 1 thread | 0.0 | 1.0 (2.0) | 1.0 (2.0) | 1.0 (0.0) | - (-) |", text)
         self.assertIn("999 ns a parameter and step", text)
         xml.etree.ElementTree.fromstring(picture)

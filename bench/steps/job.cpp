@@ -150,12 +150,12 @@ void add_shares(Round& round, int number) {
   const auto rounded = [](double value) { return std::round(value * 1e4) / 1e4; };
   for (Json& row : round.rows()) {
     row["round"] = number;
-    if (row["mode"] != "ddp") continue;
+    if (row["mode"] == "nosync") continue;
     const auto peer = row["peer"].get<std::string>();
     const double rate = row["samples_per_s"].get<double>();
     row["share"] = rounded(rate / round.value(peer.c_str(), "nosync", "samples_per_s"));
     const double theirs = round.value("pytorch", "ddp", "samples_per_s");
-    if (peer == "lockstep" && !std::isnan(theirs)) row["vs_pytorch"] = rounded(rate / theirs);
+    if (peer == "lockstep" && row["mode"] == "ddp" && !std::isnan(theirs)) row["vs_pytorch"] = rounded(rate / theirs);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <fstream>
 #include <utility>
@@ -55,7 +56,8 @@ void require_equal_replicas(ProcessGroup& world, const std::vector<torch::Tensor
 
 Json row_of(const char* event, const ModelSpec& model, const StepOptions& options, const char* mode) {
   return {{"event", event},         {"peer", "lockstep"},         {"model", model.name}, {"mode", mode},
-          {"nproc", options.nproc}, {"threads", options.threads}, {"batch", model.batch}};
+          {"nproc", options.nproc}, {"threads", options.threads}, {"batch", model.batch},
+          {"hook", options.hook}};
 }
 
 /// "1234 kB" behind `name` in the kernel's sums over this process's mappings, in bytes.
@@ -92,42 +94,55 @@ std::vector<Json> time_steps(const std::shared_ptr<ProcessGroup>& world, const M
   torch::manual_seed(0);
   StepModel replicated = model.make();
   DistributedDataParallel<StepModel> ddp(replicated, world, ddp_options(options));
+  if (options.hook != "none") {
+    ddp.register_comm_hook(options.hook == "fp16" ? fp16_compress_hook() : bf16_compress_hook());
+  }
   torch::manual_seed(100 + static_cast<std::uint64_t>(world->rank()));
-  Trainer nosync(alone->parameters(), loss_of(model, [&](const torch::Tensor& x) { return alone->forward(x); }));
+  const auto loss_alone = loss_of(model, [&](const torch::Tensor& x) { return alone->forward(x); });
+  Trainer nosync(alone->parameters(), loss_alone);
+  // What no synchronous method can undercut: ranks that step together and exchange nothing. They use memory at the same
+  // moments, above all in the optimizer.
+  Trainer barrier(alone->parameters(), loss_alone, [&] { world->barrier(); });
   Trainer synced(replicated->parameters(), loss_of(model, [&](const torch::Tensor& x) { return ddp.forward(x); }));
 
   std::vector<double> waits_ms;
-  const auto note_wait = [&] { waits_ms.push_back(1e3 * seconds(ddp.stats().last_wait)); };
-  const int steps = options.steps > 0 ? options.steps : model.steps;
-  const auto run_block = [&](bool synchronise) {
-    world->barrier();
-    synchronise ? synced.run(steps, note_wait) : nosync.run(steps);
+  std::vector<double> hooks_ms;
+  const auto note_times = [&] {
+    waits_ms.push_back(1e3 * seconds(ddp.stats().last_wait));
+    hooks_ms.push_back(1e3 * seconds(ddp.stats().last_in_hooks));
   };
-  run_block(false);
-  run_block(true);
-  nosync.reset();
-  synced.reset();
+  const int steps = options.steps > 0 ? options.steps : model.steps;
+  const std::array<Trainer*, 3> trainers = {&nosync, &barrier, &synced};
+  const auto run_blocks = [&](int block) {
+    // Each goes first as often as the others.
+    for (std::size_t i = 0; i < trainers.size(); ++i) {
+      Trainer* const trainer = trainers[(static_cast<std::size_t>(block) + i) % trainers.size()];
+      world->barrier();
+      trainer == &synced ? trainer->run(steps, note_times) : trainer->run(steps);
+    }
+  };
+  run_blocks(0);
+  for (Trainer* const trainer : trainers) trainer->reset();
   waits_ms.clear();
+  hooks_ms.clear();
   const Duration sentinel_before = ddp.stats().sentinel;
-  for (int block = 0; block < options.blocks; ++block) {
-    // Each goes first as often as the other.
-    run_block(block % 2 != 0);
-    run_block(block % 2 == 0);
-  }
+  for (int block = 0; block < options.blocks; ++block) run_blocks(block);
   require_equal_replicas(*world, replicated->parameters());
   LS_CHECK(std::isfinite(synced.last_loss()), model.name, ": the loss is ", synced.last_loss());
 
   std::vector<Json> rows;
   const Json environment = describe_environment(keep_freed_memory());
-  for (const Trainer* trainer : {&nosync, &synced}) {
+  for (const auto& [trainer, mode] :
+       {std::pair(&nosync, "nosync"), std::pair(&barrier, "barrier"), std::pair(&synced, "ddp")}) {
     const bool synchronised = trainer == &synced;
     const double step_ms = largest_over_ranks(*world, trainer->median_ms());
-    Json row = row_of("step", model, options, synchronised ? "ddp" : "nosync");
+    Json row = row_of("step", model, options, mode);
     row["params"] = count_parameters(*replicated);
     row["step_ms"] = rounded(step_ms);
     row["samples_per_s"] = rounded(static_cast<double>(model.batch * options.nproc) / step_ms * 1e3);
     row["wait_ms"] = synchronised ? rounded(largest_over_ranks(*world, median(waits_ms))) : 0.0;
     if (synchronised) {
+      row["hooks_ms"] = rounded(largest_over_ranks(*world, median(hooks_ms)));
       const double in_sentinel_ms = 1e3 * seconds(ddp.stats().sentinel - sentinel_before);
       row["sentinel_percent"] = rounded(largest_over_ranks(*world, 100 * in_sentinel_ms / trainer->total_ms()));
     }

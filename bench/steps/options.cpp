@@ -12,8 +12,9 @@ namespace lockstep::bench {
 namespace {
 
 constexpr const char* kAbout =
-    "What synchronisation costs a training step: DistributedDataParallel against the same ranks without it, in\n"
-    "alternating blocks of steps of one run; the number is the slowest rank's median step, the median of the rounds";
+    "What synchronisation costs a training step: DistributedDataParallel against the same ranks without it, and with a\n"
+    "barrier at the end of backward instead, in alternating blocks of steps of one run; the number is the slowest\n"
+    "rank's median step, the median of the rounds";
 
 void add_options(CLI::App& app, StepOptions& options) {
   std::vector<std::string> names = {"all"};
@@ -26,8 +27,10 @@ void add_options(CLI::App& app, StepOptions& options) {
   app.add_option("--threads", options.threads, "threads of each rank")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
-  app.add_option("--bucket-mib", options.bucket_mib, "largest bucket of gradients, in MiB")
-      ->check(CLI::Range(0.01, 1024.0))
+  app.add_option("--bucket-mib", options.bucket_mib, "largest bucket of gradients, in MiB (default: as DdpOptions)")
+      ->check(CLI::Range(0.01, 1024.0));
+  app.add_option("--hook", options.hook, "communication hook: gradients travel as they are, or rounded to 16 bits")
+      ->check(CLI::IsMember({"none", "fp16", "bf16"}))
       ->capture_default_str();
   app.add_option("--blocks", options.blocks, "blocks of steps of each mode in a round")
       ->check(CLI::Range(1, 10000))

@@ -49,12 +49,12 @@ void print_heading(std::ostream& out, const Json& row) {
 }
 
 void print_names(std::ostream& out, const Group& group) {
-  out << std::left << std::setw(10) << group.model << std::setw(9) << group.peer << std::setw(7) << group.mode
+  out << std::left << std::setw(10) << group.model << std::setw(9) << group.peer << std::setw(9) << group.mode
       << std::right << std::fixed;
 }
 
 void print_steps(std::ostream& out, const std::vector<Group>& groups) {
-  out << "model     peer     mode        params   ms/step   samples/s   wait ms  faults   share  / pytorch\n";
+  out << "model     peer     mode          params   ms/step   samples/s   wait ms  faults   share  / pytorch\n";
   for (const Group& group : groups) {
     print_names(out, group);
     out << std::setw(11) << group.rows.front()["params"].get<std::int64_t>() << std::setprecision(2) << std::setw(10)
@@ -74,7 +74,7 @@ void print_steps(std::ostream& out, const std::vector<Group>& groups) {
 
 void print_memory(std::ostream& out, const std::vector<Group>& groups) {
   constexpr double kMiB = 1 << 20;
-  out << "model     peer     mode    params, MiB   used, MiB    more    resident    more\n";
+  out << "model     peer     mode      params, MiB   used, MiB    more    resident    more\n";
   for (const Group& group : groups) {
     print_names(out, group);
     out << std::setprecision(2) << std::setw(12) << 4 * group.middle("params") / kMiB;

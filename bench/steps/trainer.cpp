@@ -29,13 +29,17 @@ double process_cpu_ms() {
 
 }  // namespace
 
-Trainer::Trainer(std::vector<torch::Tensor> parameters, std::function<torch::Tensor()> loss)
-    : loss_(std::move(loss)), optimizer_(std::move(parameters), torch::optim::SGDOptions(0.01).momentum(0.9)) {}
+Trainer::Trainer(std::vector<torch::Tensor> parameters, std::function<torch::Tensor()> loss,
+                 std::function<void()> after_backward)
+    : loss_(std::move(loss)),
+      after_backward_(std::move(after_backward)),
+      optimizer_(std::move(parameters), torch::optim::SGDOptions(0.01).momentum(0.9)) {}
 
 void Trainer::step() {
   optimizer_.zero_grad();
   const auto loss = loss_();
   loss.backward();
+  if (after_backward_) after_backward_();
   optimizer_.step();
   last_loss_ = loss.item<double>();
 }

@@ -11,8 +11,9 @@ namespace lockstep::bench {
 /// Training of one replica by SGD with momentum, and what its steps took.
 class Trainer {
  public:
-  /// `loss` computes the loss of this rank's batch.
-  Trainer(std::vector<torch::Tensor> parameters, std::function<torch::Tensor()> loss);
+  /// `loss` computes the loss of this rank's batch; `after_backward` is called in each step before the optimizer.
+  Trainer(std::vector<torch::Tensor> parameters, std::function<torch::Tensor()> loss,
+          std::function<void()> after_backward = {});
 
   /// One step that is not counted, since it brings the replica's memory back into cache, and `steps` that are.
   /// `after_step` is called after each of these, outside of what is measured.
@@ -31,6 +32,7 @@ class Trainer {
   void step();
 
   std::function<torch::Tensor()> loss_;
+  std::function<void()> after_backward_;
   torch::optim::SGD optimizer_;
   std::vector<double> times_ms_;
   std::vector<double> cpu_ms_;

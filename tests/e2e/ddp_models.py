@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The reference: PyTorch's own DistributedDataParallel on Gloo trains the models of the step benchmark.
+The variant sync_batch_norm is one network with BatchNorm and the whole batch instead.
 
 usage: ddp_models.py DIRECTORY STEPS SCENARIO...        SCENARIO: MODEL:VARIANT:BATCH:LR
 Two ranks. Writes each scenario's initial weights, all parameters as float32, to DIRECTORY/SCENARIO, and prints one JSON
@@ -24,26 +25,24 @@ import torch_models  # noqa: E402
 WORLD = 2
 
 
-class Forked(nn.Module):
-    """Goes left, right or neither way; one layer is in no way at all."""
+class WithSpare(nn.Module):
+    """A model with one layer more that only some forwards use, and another that none does."""
 
-    def __init__(self):
+    def __init__(self, net, classes):
         super().__init__()
-        self.trunk, self.left, self.right = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 32)
-        self.never, self.head = nn.Linear(32, 32), nn.Linear(32, 10)
-        self.way = ""
+        self.net, self.spare, self.never = net, nn.Linear(classes, classes), nn.Linear(classes, classes)
+        self.uses_spare = True
 
     def forward(self, x):
-        x = torch.relu(self.trunk(x))
-        if self.way == "left":
-            x = torch.relu(self.left(x))
-        if self.way == "right":
-            x = torch.relu(self.right(x))
-        return self.head(x)
+        x = self.net(x)
+        return x + self.spare(x) if self.uses_spare else x
 
 
-def make(model):
-    return Forked() if model == "forked" else torch_models.make(torch, model)
+def make(model, variant):
+    net = torch_models.make(torch, model)
+    if variant not in ("unused", "static"):
+        return net
+    return WithSpare(net, torch_models.VOCABULARY if model == "gpt" else torch_models.CLASSES)
 
 
 def integers(count, salt):
@@ -55,7 +54,7 @@ def batch(model, n, salt):
     if model == "gpt":
         inputs = integers(n * torch_models.TOKENS, salt) % torch_models.VOCABULARY
         return inputs.view(n, -1), (inputs * 5 + 3) % torch_models.VOCABULARY
-    shape = {"lenet": (3, 32, 32), "mlp": (784,), "resnet18": (3, 64, 64), "forked": (16,)}[model]
+    shape = {"lenet": (3, 32, 32), "mlp": (784,), "resnet18": (3, 64, 64)}[model]
     inputs = integers(n * torch.Size(shape).numel(), salt).float() / 504.5 - 1
     return inputs.view(n, *shape), (torch.arange(n) * 3 + salt) % 10
 
@@ -63,9 +62,11 @@ def batch(model, n, salt):
 def train(rank, directory, steps, scenario):
     model, variant, n, lr = scenario.split(":")
     n = int(n)
-    net = make(model)
+    net = make(model, variant)
     flat = torch.from_file(os.path.join(directory, scenario), size=sum(p.numel() for p in net.parameters()))
     nn.utils.vector_to_parameters(flat.clone(), net.parameters())
+    if variant == "sync_batch_norm":
+        net.double()
     ddp = nn.parallel.DistributedDataParallel(net, find_unused_parameters=variant == "unused",
                                               static_graph=variant == "static")
     if variant == "fp16":
@@ -76,9 +77,8 @@ def train(rank, directory, steps, scenario):
 
     def step(number):
         optimizer.zero_grad()
-        if model == "forked":
-            by_rank = "right" if rank == 1 else "left" if number % 2 == 0 else ""
-            net.way = by_rank if variant == "unused" else "left"
+        if variant == "unused":
+            net.uses_spare = number % 3 == 0 if rank == 1 else number % 2 == 0
         total = 0
         for micro in range(micros):
             inputs, targets = batch(model, n, number % 5 * WORLD + rank + 100 * micro)
@@ -90,7 +90,19 @@ def train(rank, directory, steps, scenario):
         optimizer.step()
         losses.append(total)
 
-    if variant.startswith("join"):
+    def step_alone(number):
+        """Of both ranks' batches, of which rank 1's has one sample more, in one network."""
+        optimizer.zero_grad()
+        parts = [batch(model, n + r, number % 5 * WORLD + r) for r in range(WORLD)]
+        output = net(torch.cat([inputs for inputs, _ in parts]).double())
+        F.cross_entropy(output, torch.cat([targets for _, targets in parts])).backward()
+        optimizer.step()
+        losses.append(F.cross_entropy(output.split([n, n + 1])[rank], parts[rank][1]).item())
+
+    if variant == "sync_batch_norm":
+        for number in range(steps):
+            step_alone(number)
+    elif variant.startswith("join"):
         with ddp.join(divide_by_initial_world_size=variant == "join"):
             for number in range(steps if rank == 1 else steps * 3 // 5):
                 step(number)
@@ -116,7 +128,7 @@ def main():
     directory, steps, scenarios = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     for scenario in scenarios:
         torch.manual_seed(3)
-        flat = nn.utils.parameters_to_vector(make(scenario.split(":")[0]).parameters()).detach()
+        flat = nn.utils.parameters_to_vector(make(*scenario.split(":")[:2]).parameters()).detach()
         flat.numpy().tofile(os.path.join(directory, scenario))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

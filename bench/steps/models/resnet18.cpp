@@ -13,12 +13,12 @@ torch::nn::Conv2d convolution(std::int64_t in_channels, std::int64_t channels, s
 
 BasicBlockImpl::BasicBlockImpl(std::int64_t in_channels, std::int64_t channels, std::int64_t stride) {
   conv1_ = register_module("conv1", convolution(in_channels, channels, 3, stride));
-  bn1_ = register_module("bn1", torch::nn::BatchNorm2d(channels));
+  bn1_ = register_module("bn1", SyncBatchNorm(channels));
   conv2_ = register_module("conv2", convolution(channels, channels, 3, 1));
-  bn2_ = register_module("bn2", torch::nn::BatchNorm2d(channels));
+  bn2_ = register_module("bn2", SyncBatchNorm(channels));
   if (stride != 1 || in_channels != channels) {
     downsample_ = register_module("downsample", torch::nn::Sequential(convolution(in_channels, channels, 1, stride),
-                                                                      torch::nn::BatchNorm2d(channels)));
+                                                                      SyncBatchNorm(channels)));
   }
 }
 
@@ -31,7 +31,7 @@ torch::Tensor BasicBlockImpl::forward(const torch::Tensor& x) {
 
 ResNet18Impl::ResNet18Impl() {
   conv1_ = register_module("conv1", convolution(3, 64, 7, 2));
-  bn1_ = register_module("bn1", torch::nn::BatchNorm2d(64));
+  bn1_ = register_module("bn1", SyncBatchNorm(64));
   register_module("stages", stages_);
   std::int64_t in_channels = 64;
   for (const std::int64_t channels : {64, 128, 256, 512}) {

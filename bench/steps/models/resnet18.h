@@ -1,6 +1,7 @@
 #pragma once
 
 #include "bench/steps/models/model.h"
+#include "lockstep/parallel/nn/sync_batch_norm.h"
 
 namespace lockstep::bench {
 
@@ -12,14 +13,15 @@ class BasicBlockImpl : public torch::nn::Module {
 
  private:
   torch::nn::Conv2d conv1_{nullptr};
-  torch::nn::BatchNorm2d bn1_{nullptr};
+  SyncBatchNorm bn1_{nullptr};
   torch::nn::Conv2d conv2_{nullptr};
-  torch::nn::BatchNorm2d bn2_{nullptr};
+  SyncBatchNorm bn2_{nullptr};
   torch::nn::Sequential downsample_{nullptr};
 };
 TORCH_MODULE(BasicBlock);
 
 /// ResNet-18 as torchvision builds it: a 7x7 stem with pooling, four stages of two blocks, 64 to 512 channels.
+/// Its norms have no group: until convert_sync_batch_norm() they are BatchNorms.
 /// He et al., "Deep residual learning for image recognition" (2016).
 class ResNet18Impl : public StepModelImpl {
  public:
@@ -28,7 +30,7 @@ class ResNet18Impl : public StepModelImpl {
 
  private:
   torch::nn::Conv2d conv1_{nullptr};
-  torch::nn::BatchNorm2d bn1_{nullptr};
+  SyncBatchNorm bn1_{nullptr};
   torch::nn::Sequential stages_;
   torch::nn::Linear fc_{nullptr};
 };

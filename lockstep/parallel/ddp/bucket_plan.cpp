@@ -30,6 +30,11 @@ void append(OpenBucket& bucket, std::size_t index, std::size_t position, const P
 
 }  // namespace
 
+std::size_t default_bucket_cap(std::string_view backend) {
+  constexpr std::size_t kMiB = 1u << 20;
+  return backend == "shm" || backend == "self" ? 4 * kMiB : 25 * kMiB;
+}
+
 std::vector<BucketSpec> plan_buckets(std::span<const ParameterSize> parameters, std::span<const std::size_t> order,
                                      BucketCaps caps) {
   LS_CHECK(order.size() == parameters.size(), "an order of ", order.size(), " for ", parameters.size(), " parameters");

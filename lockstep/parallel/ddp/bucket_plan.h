@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/core/base/dtype.h"
@@ -18,6 +19,9 @@ struct ParameterSize {
   std::int64_t numel = 0;
   DType dtype = DType::kFloat32;
 };
+
+/// DdpOptions::bucket_cap_bytes where the program leaves it open; `backend` as Communicator::backend_name() says.
+std::size_t default_bucket_cap(std::string_view backend);
 
 struct BucketCaps {
   std::size_t first_bytes = 0;  ///< of the first bucket of each dtype

@@ -28,9 +28,8 @@ class CompressHook final : public CommHook {
     at::Tensor& sent = sent_[bucket.index];
     at::Tensor buffer = bucket.buffer;
     if (!sent.defined()) return group.all_reduce_async(buffer, premul_sum(bucket.factor));
-    // Divided before it is narrowed: sums of float16 overflow early.
-    buffer.mul_(bucket.factor);
-    sent.copy_(buffer);
+    // Divided before it is summed, since sums of float16 overflow early; after it is narrowed, as PyTorch's hook does it.
+    sent.copy_(buffer).div_(1 / bucket.factor);
     return group.all_reduce_async(sent, ReduceOp::kSum, OpOptions{.timeout = {}, .label = name_});
   }
 

@@ -43,7 +43,8 @@ class CommHook {
 };
 
 /// Gradients of float32 and float64 travel as float16 or bfloat16 (half or a quarter of the bytes); others as they are.
-/// Each rank's part of the average is rounded once before it is sent and the sum, added in float32, once after
+/// Each rank's gradient is rounded, divided in the narrow type and sent, and the sum, added in float32, is rounded: the
+/// bits of PyTorch's hook. What is beyond the narrow type's range before the division is infinite
 /// (torch.distributed.algorithms.ddp_comm_hooks.default_hooks.fp16_compress_hook). Memory: the size of the gradients in
 /// the narrow type.
 std::shared_ptr<CommHook> fp16_compress_hook();

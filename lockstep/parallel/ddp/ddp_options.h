@@ -12,7 +12,9 @@ namespace lockstep {
 
 /// DistributedDataParallel's knobs; defaults as PyTorch's, where it has them. Alike on all ranks.
 struct DdpOptions {
-  std::size_t bucket_cap_bytes = 25u << 20;   ///< a bucket is closed when it reaches this
+  /// A bucket is closed when it reaches this. 0: 4 MiB where the group's ranks share memory (an operation costs
+  /// microseconds, and caches still hold the gradients of small buckets), else 25 MiB as PyTorch has it.
+  std::size_t bucket_cap_bytes = 0;
   std::size_t first_bucket_bytes = 1u << 20;  ///< the first is small, so that reduction starts early
   bool broadcast_buffers = true;              ///< rank 0's buffers before each forward that synchronises
   /// Parameters that a backward does not reach are found by a walk through the graph after each forward, so they hold

@@ -53,7 +53,8 @@ class DistributedDataParallel {
   /// See NoSyncGuard: `auto guard = ddp->no_sync();`
   [[nodiscard]] NoSyncGuard no_sync() { return NoSyncGuard(*engine_); }
   /// Collective, between forward and backward: the next backward that synchronises averages over the samples of all
-  /// ranks rather than over ranks, this rank's gradient being the mean over `samples` of its own.
+  /// ranks rather than over ranks, this rank's gradient being the mean over `samples` of its own. Not with layers whose
+  /// backward adds over ranks (SyncBatchNorm): there multiply the loss by samples * world_size / samples of all ranks.
   /// UsageError where no rank has a sample.
   void average_over_samples(std::int64_t samples) { engine_->average_over_samples(samples); }
   /// Collective, before the first backward, once: `hook` carries the buckets. See CommHook.

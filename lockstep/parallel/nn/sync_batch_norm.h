@@ -36,6 +36,8 @@ namespace lockstep {
 /// Collective in training mode: each rank calls forward of the same modules in the same order, and backward as well. A
 /// rank with an empty batch takes part like the others: its output, empty as it is, must belong to the graph of its
 /// loss, and the input requires a gradient on all ranks or on none.
+/// Backward adds what ranks pass it: with unequal batches each loss must count for its samples before backward,
+/// (mean loss) * samples * world_size / samples of all ranks, for DDP's mean over ranks to be that over samples.
 /// Group: one of its own (`world->new_group` of all ranks), which all norms of a model may share. In DDP's group the
 /// backward's operations would lie between those of DDP's buckets, whose place in the order follows the arrival of
 /// gradients: where two ranks differ in it, MismatchError.

@@ -35,6 +35,11 @@ TEST(BucketPlan, ClosesABucketWhenItReachesItsCap) {
   EXPECT_THAT(plan[2].parameters, ElementsAre(0));
 }
 
+TEST(BucketPlan, HasSmallBucketsWhereRanksShareMemory) {
+  EXPECT_EQ(default_bucket_cap("shm"), 4u << 20);
+  for (const char* backend : {"gloo", "mpi", "hier"}) EXPECT_EQ(default_bucket_cap(backend), 25u << 20) << backend;
+}
+
 TEST(BucketPlan, GivesEachParameterABucketWhenTheCapIsZero) {
   const std::vector<ParameterSize> sizes = {{3}, {0}, {5}};
   const auto plan = plan_buckets(sizes, reversed(3), {.first_bytes = 0, .bytes = 0});
