@@ -55,9 +55,8 @@ void require_equal_replicas(ProcessGroup& world, const std::vector<torch::Tensor
 }
 
 Json row_of(const char* event, const ModelSpec& model, const StepOptions& options, const char* mode) {
-  return {{"event", event},         {"peer", "lockstep"},         {"model", model.name}, {"mode", mode},
-          {"nproc", options.nproc}, {"threads", options.threads}, {"batch", model.batch},
-          {"hook", options.hook}};
+  return {{"event", event},         {"peer", "lockstep"},         {"model", model.name},  {"mode", mode},
+          {"nproc", options.nproc}, {"threads", options.threads}, {"batch", model.batch}, {"hook", options.hook}};
 }
 
 /// "1234 kB" behind `name` in the kernel's sums over this process's mappings, in bytes.

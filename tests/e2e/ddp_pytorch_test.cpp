@@ -246,9 +246,7 @@ TEST(DdpAndPyTorch, LoseTheSameWhereTheOthersGoOn) {
 }
 // The reference has the whole batch in one process, and plain BatchNorm. Statistics that are combined differ from those
 // in one piece by their rounding, which this network makes 10^5 times as large within 50 steps: so float64.
-TEST(DdpAndPyTorch, LoseTheSameWithSyncBatchNorm) {
-  expect_equal_losses("resnet18", {"sync_batch_norm"}, "4:0.0005");
-}
+TEST(DdpAndPyTorch, LoseTheSameWithSyncBatchNorm) { expect_equal_losses("resnet18", {"sync_batch_norm"}, "4:0.0005"); }
 
 }  // namespace
 }  // namespace lockstep

@@ -17,8 +17,8 @@ BasicBlockImpl::BasicBlockImpl(std::int64_t in_channels, std::int64_t channels, 
   conv2_ = register_module("conv2", convolution(channels, channels, 3, 1));
   bn2_ = register_module("bn2", SyncBatchNorm(channels));
   if (stride != 1 || in_channels != channels) {
-    downsample_ = register_module("downsample", torch::nn::Sequential(convolution(in_channels, channels, 1, stride),
-                                                                      SyncBatchNorm(channels)));
+    downsample_ = register_module(
+        "downsample", torch::nn::Sequential(convolution(in_channels, channels, 1, stride), SyncBatchNorm(channels)));
   }
 }
 
