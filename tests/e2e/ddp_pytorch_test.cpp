@@ -150,7 +150,7 @@ class Training {
     }
     const int micros = scenario_.variant == "no_sync" ? 2 : 1;
     double total = 0;
-    // There, ranks have unequal batches; a loss that counts for its samples makes the mean over ranks that over samples.
+    // There, batches are unequal; losses that count for their samples make the mean over ranks that over samples.
     const int samples = scenario_.batch + (synchronises_norms_ ? rank_ : 0);
     const double weight = synchronises_norms_ ? samples * kWorld / (kWorld * scenario_.batch + 1.0) : 1.0;
     for (int micro = 0; micro < micros; ++micro) {

@@ -5,7 +5,8 @@
 
 #include <torch/torch.h>
 
-#include "tests/support/recomputed.h"
+#include "lockstep/parallel/nn/activation_checkpoint.h"
+#include "tests/support/reentrant.h"
 
 namespace lockstep::support {
 namespace {
@@ -110,8 +111,13 @@ at::Tensor RandomGraphImpl::run(const Instruction& instruction, const std::vecto
     case Instruction::Kind::kLayers: return layers(a);
     case Instruction::Kind::kAdd: return (a + b).tanh();
     case Instruction::Kind::kMultiply: return a * b;
-    case Instruction::Kind::kRecomputed: return recomputed(layers, a, parameters);
-    case Instruction::Kind::kReentrant: return recomputed_reentrant(layers, a);
+    case Instruction::Kind::kRecomputed: {
+      const auto function = [layers](const std::vector<at::Tensor>& x) {
+        return std::vector<at::Tensor>{layers(x[0])};
+      };
+      return activation_checkpoint_function(function, {a}, {.parameters = parameters})[0];
+    }
+    case Instruction::Kind::kReentrant: return reentrant(layers, a);
   }
   return a;
 }

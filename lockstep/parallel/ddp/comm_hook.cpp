@@ -28,7 +28,7 @@ class CompressHook final : public CommHook {
     at::Tensor& sent = sent_[bucket.index];
     at::Tensor buffer = bucket.buffer;
     if (!sent.defined()) return group.all_reduce_async(buffer, premul_sum(bucket.factor));
-    // Divided before it is summed, since sums of float16 overflow early; after it is narrowed, as PyTorch's hook does it.
+    // Divided before it is summed, since sums of float16 overflow early; after it is narrowed, as in PyTorch's.
     sent.copy_(buffer).div_(1 / bucket.factor);
     return group.all_reduce_async(sent, ReduceOp::kSum, OpOptions{.timeout = {}, .label = name_});
   }

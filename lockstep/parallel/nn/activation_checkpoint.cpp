@@ -227,7 +227,11 @@ std::vector<at::Tensor> activation_checkpoint_function(const CheckpointedFunctio
   LS_REQUIRE(function != nullptr, "activation_checkpoint: function is null");
   variable_list sources;
   std::copy_if(inputs.begin(), inputs.end(), std::back_inserter(sources), needs_gradient);
-  std::copy_if(options.parameters.begin(), options.parameters.end(), std::back_inserter(sources), needs_gradient);
+  // Each once: parameters() lists a shared layer twice, and both entries would get all of its gradient.
+  std::unordered_set<const void*> seen;
+  std::copy_if(
+      options.parameters.begin(), options.parameters.end(), std::back_inserter(sources),
+      [&](const auto& each) { return needs_gradient(each) && seen.insert(each.unsafeGetTensorImpl()).second; });
   if (sources.empty() || !at::GradMode::is_enabled()) return function(inputs);
 
   const auto call = c10::make_intrusive<Call>();

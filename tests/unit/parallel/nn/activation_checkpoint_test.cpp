@@ -105,6 +105,19 @@ TEST(ActivationCheckpoint, AModuleMayBeUsedTwiceAndOutsideToo) {
   });
 }
 
+TEST(ActivationCheckpoint, ALayerThatIsRegisteredTwiceCountsOnce) {
+  const torch::nn::Linear tied(4, 4);
+  torch::nn::Sequential module(tied, torch::nn::Tanh(), tied);
+  ASSERT_EQ(module->parameters().size(), 4u);
+  fill(*module);
+  const at::Tensor x = numbers({5, 4}, 9);
+  module->forward(x).square().sum().backward();
+  const at::Tensor expected = tied->weight.grad().clone();
+  module->zero_grad();
+  activation_checkpoint(module, x).square().sum().backward();
+  EXPECT_TRUE(at::equal(tied->weight.grad(), expected));
+}
+
 TEST(ActivationCheckpoint, SomeOfItMayBeFrozen) {
   compare(0, [](const auto& call, const Block& block, const at::Tensor& x) {
     block->first->weight.set_requires_grad(false);
