@@ -12,9 +12,8 @@ namespace lockstep::bench {
 namespace {
 
 constexpr const char* kAbout =
-    "What synchronisation costs a training step: DistributedDataParallel against the same ranks without it, and with "
-    "a\n"
-    "barrier at the end of backward instead, in alternating blocks of steps of one run; the number is the slowest\n"
+    "What synchronisation costs a training step: DistributedDataParallel against the same ranks without it, and with\n"
+    "no more than a barrier behind backward, in alternating blocks of steps of one run; the number is the slowest\n"
     "rank's median step, the median of the rounds";
 
 void add_options(CLI::App& app, StepOptions& options) {
