@@ -149,8 +149,7 @@ def document(results, table, picture):
            f"Medians of {results.rounds()} interleaved round(s);\nin each the median step of the slowest rank, with "
            "and without synchronisation in alternating blocks of the same processes.\n"
            "A barrier instead of DDP: the same ranks wait for each other at the end of backward and exchange nothing; "
-           "what that\ncosts (noise of two ranks, memory that both use at the same moments) no synchronous method can "
-           "save.\n"
+           "what that\ncosts (noise of two ranks, memory that both use at the same moments) DDP pays as well.\n"
            "PyTorch is as shipped, with the same libtorch and BLAS; Lockstep keeps freed memory in both.\n"
            "Memory in use is what malloc has given out and a rank's part of what ranks share, after training; resident "
            "also\nthe most that a step needed at once, and how the heap came to lie. `alone` has no process group.")

@@ -99,8 +99,8 @@ std::vector<Json> time_steps(const std::shared_ptr<ProcessGroup>& world, const M
   torch::manual_seed(100 + static_cast<std::uint64_t>(world->rank()));
   const auto loss_alone = loss_of(model, [&](const torch::Tensor& x) { return alone->forward(x); });
   Trainer nosync(alone->parameters(), loss_alone);
-  // What no synchronous method can undercut: ranks that step together and exchange nothing. They use memory at the same
-  // moments, above all in the optimizer.
+  // What averaging cannot undercut while every rank steps on all parameters: ranks that step together and exchange
+  // nothing. They use memory at the same moments, above all in the optimizer.
   Trainer barrier(alone->parameters(), loss_alone, [&] { world->barrier(); });
   Trainer synced(replicated->parameters(), loss_of(model, [&](const torch::Tensor& x) { return ddp.forward(x); }));
 

@@ -238,7 +238,7 @@ TEST(DdpAndPyTorch, LoseTheSameWithGpt) { expect_equal_losses("gpt", kEachOption
 TEST(DdpAndPyTorch, LoseTheSameWithResNet18) {
   expect_equal_losses("resnet18", {"plain", "no_sync", "fp16"}, "4:0.0005");
 }
-TEST(DdpAndPyTorch, LoseTheSameWithResNet18AndUnusedParameters) {
+TEST(DdpAndPyTorch, LoseTheSameWithResNet18WhereGradientsAreMissing) {
   expect_equal_losses("resnet18", {"unused", "static", "join"}, "4:0.0005");
 }
 TEST(DdpAndPyTorch, LoseTheSameWhereTheOthersGoOn) {
