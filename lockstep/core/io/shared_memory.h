@@ -31,13 +31,15 @@ class SharedMemory {
   SharedMemory duplicate() const;
 
   /// Backs [offset, offset + nbytes) with zeroed pages now, so that a lack of memory is a SystemError here and no
-  /// SIGBUS later. Grows the file.
+  /// SIGBUS later. Grows the file. Blocks of huge_page_size() that lie inside, and were never reserved, become huge
+  /// pages where the kernel has them to give.
   void reserve(std::size_t offset, std::size_t nbytes) const;
   /// Gives the pages of the range back to the kernel; they read as zero afterwards. Never throws.
   void release(std::size_t offset, std::size_t nbytes) const noexcept;
 
-  /// Maps a range that was reserved (page-aligned offset). Ranks that are threads of one process get one and the same
-  /// mapping, so that a race detector sees that they share it. Unmapped with the last owner.
+  /// Maps a range that was reserved (page-aligned offset), in such a place that huge pages stay whole. Ranks that are
+  /// threads of one process get one and the same mapping, so that a race detector sees that they share it. Unmapped
+  /// with the last owner.
   std::shared_ptr<std::byte> map(std::size_t offset, std::size_t nbytes) const;
 
  private:
@@ -49,5 +51,7 @@ class SharedMemory {
 
 /// Bytes of a page.
 std::size_t page_size() noexcept;
+/// Bytes of a huge page of shared memory; 0 where the kernel has none.
+std::size_t huge_page_size() noexcept;
 
 }  // namespace lockstep::io

@@ -18,26 +18,25 @@
 
 namespace lockstep::shm {
 
-/// One allocation, as this rank maps it: everyone's parts, side by side.
+/// One allocation, as this rank maps it: everyone's parts.
 struct Segment::Allocation {
-  Allocation(io::SharedMemory shared, std::size_t at, std::size_t per_rank, int ranks, int own)
-      : memory(std::move(shared)), offset(at), stride(per_rank), rank(own) {
-    base = memory.map(offset, stride * static_cast<std::size_t>(ranks));
+  Allocation(io::SharedMemory shared, const Reserved& reserved, int ranks, int own)
+      : memory(std::move(shared)), offset(reserved.part(own)), nbytes(reserved.nbytes) {
+    for (int rank = 0; rank < ranks; ++rank) parts.push_back(memory.map(reserved.part(rank), nbytes));
   }
   ~Allocation() {
-    base.reset();
-    memory.release(offset + stride * static_cast<std::size_t>(rank), stride);
+    parts.clear();
+    memory.release(offset, nbytes);
   }
   Allocation(const Allocation&) = delete;
   Allocation& operator=(const Allocation&) = delete;
 
-  std::byte* part(int of) const noexcept { return base.get() + stride * static_cast<std::size_t>(of); }
+  std::byte* part(int rank) const noexcept { return parts[static_cast<std::size_t>(rank)].get(); }
 
   io::SharedMemory memory;  // Its own descriptor: the allocation may outlive the group.
-  std::size_t offset;
-  std::size_t stride;
-  int rank;
-  std::shared_ptr<std::byte> base;
+  std::size_t offset;       // Of this rank's part.
+  std::size_t nbytes;       // Of each part.
+  std::vector<std::shared_ptr<std::byte>> parts;
 };
 
 Segment::Segment(Store& store, const Meeting& meeting)
@@ -203,17 +202,21 @@ bool Segment::gone(int rank) const {
 }
 
 void Segment::reserve(std::size_t nbytes) {
-  reserved_nbytes_ = round_up(std::max<std::size_t>(nbytes, 1), io::page_size());
-  memory_->reserve(next_offset_ + reserved_nbytes_ * static_cast<std::size_t>(rank_), reserved_nbytes_);
+  reserved_.nbytes = round_up(std::max<std::size_t>(nbytes, 1), io::page_size());
+  // Parts that can have huge pages begin with one. Nothing lies between the end of one and the next.
+  const std::size_t huge = io::huge_page_size();
+  const std::size_t unit = huge != 0 && reserved_.nbytes >= huge ? huge : io::page_size();
+  reserved_.begin = round_up(next_offset_, unit);
+  reserved_.stride = round_up(reserved_.nbytes, unit);
+  memory_->reserve(reserved_.part(rank_), reserved_.nbytes);
 }
 
 BackendMemory Segment::map_reserved() {
-  auto allocation =
-      std::make_shared<Allocation>(memory_->duplicate(), next_offset_, reserved_nbytes_, world_size_, rank_);
-  next_offset_ += reserved_nbytes_ * static_cast<std::size_t>(world_size_);
+  auto allocation = std::make_shared<Allocation>(memory_->duplicate(), reserved_, world_size_, rank_);
+  next_offset_ = reserved_.part(world_size_);
   allocations_.push_back(allocation);
   void* const data = allocation->part(rank_);
-  return {std::move(allocation), data, reserved_nbytes_};
+  return {std::move(allocation), data, reserved_.nbytes};
 }
 
 SharedAddress Segment::locate(const void* data, std::size_t nbytes) const noexcept {
@@ -222,7 +225,7 @@ SharedAddress Segment::locate(const void* data, std::size_t nbytes) const noexce
     const auto allocation = allocations_[index].lock();
     if (!allocation) continue;
     const auto begin = reinterpret_cast<std::uintptr_t>(allocation->part(rank_));
-    if (at >= begin && at + nbytes <= begin + allocation->stride) {
+    if (at >= begin && at + nbytes <= begin + allocation->nbytes) {
       return {static_cast<std::uint32_t>(index + 1), at - begin};
     }
   }

@@ -72,6 +72,13 @@ class Segment {
 
  private:
   struct Allocation;
+  /// Where the parts of an allocation lie in the segment's file.
+  struct Reserved {
+    std::size_t begin = 0;
+    std::size_t stride = 0;  ///< from one rank's part to the next
+    std::size_t nbytes = 0;  ///< of each part
+    std::size_t part(int rank) const noexcept { return begin + stride * static_cast<std::size_t>(rank); }
+  };
 
   void create(Store& store, const std::string& name);
   void attach(Store& store, const Meeting& meeting);
@@ -96,7 +103,7 @@ class Segment {
   std::vector<std::weak_ptr<Allocation>> allocations_;  // In the order of allocation, alike on all ranks.
   // Offsets are never reused: they must not depend on when a rank frees.
   std::size_t next_offset_;
-  std::size_t reserved_nbytes_ = 0;
+  Reserved reserved_;
 };
 
 }  // namespace lockstep::shm

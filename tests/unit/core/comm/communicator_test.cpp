@@ -250,5 +250,28 @@ TEST(Communicator, MemoryFreedAtDifferentTimesDoesNotDisturbLaterAllocations) {
   });
 }
 
+// Around the size of a huge page, from which on parts begin with one: none reaches into another's.
+TEST(Communicator, LargeAllocationsLieApart) {
+  const auto store = make_memory_store();
+  run_ranks(3, [&](int rank) {
+    const auto communicator = join(store, rank, 3);
+    std::vector<BackendMemory> kept;
+    std::vector<std::size_t> counts;
+    for (const std::size_t nbytes : {8u, 2097148u, 2097152u, 4u, 2097156u, 5242884u}) {
+      counts.push_back(nbytes / 4);
+      kept.push_back(communicator->allocate(nbytes));
+      auto* const data = static_cast<std::int32_t*>(kept.back().data);
+      for (std::size_t i = 0; i < counts.back(); ++i) data[i] = rank + static_cast<std::int32_t>(i % 1000 + nbytes);
+    }
+    for (std::size_t k = 0; k < kept.size(); ++k) {
+      auto* const data = static_cast<std::int32_t*>(kept[k].data);
+      communicator->all_reduce(data, data, counts[k], DType::kInt32);
+      for (std::size_t i = 0; i < counts[k]; ++i) {
+        ASSERT_EQ(data[i], 3 + 3 * static_cast<std::int32_t>(i % 1000 + counts[k] * 4)) << k << " " << i;
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace lockstep
