@@ -195,7 +195,7 @@ void expect_equal_losses(const Arguments& scenarios) {
   if (!has_python_torch()) GTEST_SKIP() << "python3-torch is not installed";
   const io::TempDirectory directory("ddp");
   support::ProcessOptions options;
-  options.deadline = std::chrono::seconds(100);
+  options.deadline = std::chrono::seconds(250);
   Arguments reference = {"/usr/bin/python3", std::string(LOCKSTEP_SOURCE_DIR) + "/tests/e2e/ddp_models.py",
                          directory.path(), std::to_string(kSteps)};
   reference.insert(reference.end(), scenarios.begin(), scenarios.end());

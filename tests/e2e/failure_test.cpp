@@ -41,10 +41,10 @@ pid_t find_worker(pid_t launcher, int rank) {
 /// Trains for a long time on two workers, and sends `signal` to rank 1 once the first steps are in the metrics file.
 support::ProcessEnd train_and_send(int signal, const std::string& metrics, const std::string& weights) {
   support::ProcessOptions options;
-  options.deadline = std::chrono::seconds(60);
+  options.deadline = std::chrono::seconds(100);
   options.tell_ranks = false;
   Arguments command = train_command(
-      "lenet", 2, 32, {"--epochs", "100000", "--metrics", metrics, "--output", weights, "--timeout", "2"});
+      "lenet", 2, 32, {"--epochs", "100000", "--metrics", metrics, "--output", weights, "--timeout", "10"});
   std::string error;
   bool sent = false;
   support::ProcessEnd end;
@@ -79,7 +79,7 @@ TEST_P(TrainingFault, EndsTheJobAndNamesTheRank) {
   EXPECT_NE(end.exit_code, 0) << end.err;
   EXPECT_THAT(end.err, HasSubstr("rank 1")) << "the error must name the rank";
   if (GetParam() == SIGSTOP) {
-    EXPECT_THAT(end.err, HasSubstr("timed out after 2 s"));
+    EXPECT_THAT(end.err, HasSubstr("timed out after 10 s"));
   } else {
     EXPECT_THAT(end.err, HasSubstr("SIGKILL"));
   }

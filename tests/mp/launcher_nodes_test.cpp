@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "lockstep/core/io/file.h"
 #include "lockstep/core/io/socket.h"
 #include "tests/mp/lockstep_program.h"
 
@@ -66,10 +67,14 @@ TEST(TwoNodes, AFailureOnOneEndsTheOther) {
 
 TEST(TwoNodes, ANodeThatIsDoneWaitsForTheOther) {
   // Node 1 ends at once and node 0 fails later: the restart needs both.
+  const io::TempDirectory directory("nodes");
+  ProcessOptions options;
+  options.environment.emplace_back("DONE", directory.path() + "/done");
   const ProcessResult result =
       run_nodes(two_nodes({"--max-restarts", "1"}),
-                "echo try $TORCHELASTIC_RESTART_COUNT; if [ $GROUP_RANK = 0 ]; then sleep 0.5; "
-                "exit $((1 - TORCHELASTIC_RESTART_COUNT)); fi");
+                "echo try $TORCHELASTIC_RESTART_COUNT; if [ $GROUP_RANK = 1 ]; then touch $DONE; exit 0; fi; "
+                "while [ ! -e $DONE ]; do sleep 0.05; done; sleep 0.5; exit $((1 - TORCHELASTIC_RESTART_COUNT))",
+                options);
   EXPECT_TRUE(result.ok()) << result;
   EXPECT_EQ(result.ranks[0].out, "[0] try 0\n[0] try 1\n");
   EXPECT_EQ(result.ranks[1].out, "[1] try 0\n[1] try 1\n");

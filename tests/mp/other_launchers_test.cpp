@@ -103,12 +103,12 @@ TEST(OtherLaunchers, NothingButVariablesAndARankThatNeverComes) {
   const int port = free_port();
   std::vector<Arguments> commands;
   for (const int rank : {0, 2}) {
-    commands.push_back(joined({{"/usr/bin/env", "LOCKSTEP_INIT_TIMEOUT=0.5"}, plain_rank(rank, 4, port, "")}));
+    commands.push_back(joined({{"/usr/bin/env", "LOCKSTEP_INIT_TIMEOUT=5"}, plain_rank(rank, 4, port, "")}));
   }
   const ProcessResult result = support::run_programs(commands);
   EXPECT_EQ(result.ranks[0].exit_code, support::kThrew) << result;
   EXPECT_THAT(result.ranks[0].err,
-              HasSubstr("TimeoutError: rank 0/4 group world: waited 0.5 s for rank(s) 1, 3 to arrive"))
+              HasSubstr("TimeoutError: rank 0/4 group world: waited 5 s for rank(s) 1, 3 to arrive"))
       << result;
   EXPECT_NE(result.ranks[1].exit_code, 0) << result;
 }

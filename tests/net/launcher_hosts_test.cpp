@@ -172,8 +172,12 @@ TEST(LauncherHosts, APortThatIsTakenIsNamed) {
   const Hosts hosts(2);
   ProcessOptions options;
   options.environment = {{"LOCKSTEP_JOB_TOKEN", "one"}};
-  options.on_line = [](launch::Supervisor& supervisor, const launch::OutputLine& line) {
-    if (line.rank == 2 && line.error) supervisor.signal(0, SIGKILL), supervisor.signal(1, SIGKILL);
+  int ready = 0;
+  bool named = false;
+  options.on_line = [&](launch::Supervisor& supervisor, const launch::OutputLine& line) {
+    ready += !line.error && line.text.starts_with("READY");
+    named = named || (line.rank == 2 && line.error);
+    if (named && ready == 2) supervisor.signal(0, SIGKILL), supervisor.signal(1, SIGKILL);
   };
   // The same port of another host is nobody's business. The launcher waits for the port to be taken.
   const Arguments taker = support::worker_command("takes_the_port", {hosts.address(0)});

@@ -58,7 +58,7 @@ TEST(NetWorkerTest, AHostThatIsCutOffIsMissed) {
   LOCKSTEP_NEEDS_HOSTS();
   Hosts hosts(2);
   hosts.cut(1);
-  const ProcessResult result = run_on_hosts(hosts, {1, 1}, "meets_the_others", {"1"});
+  const ProcessResult result = run_on_hosts(hosts, {1, 1}, "meets_the_others", {"5"});
   EXPECT_EQ(result.ranks[0].exit_code, support::kThrew) << result;
   EXPECT_THAT(result.ranks[0].err, testing::HasSubstr("rank1")) << result;
   EXPECT_EQ(result.ranks[1].exit_code, support::kThrew) << result;

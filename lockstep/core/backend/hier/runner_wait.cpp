@@ -16,7 +16,7 @@ namespace {
 constexpr std::uint64_t kYields = 200;  ///< shared memory hands over in less
 constexpr auto kNap = std::chrono::microseconds(50);
 constexpr auto kPeerCheck = std::chrono::milliseconds(20);
-constexpr auto kGrace = std::chrono::milliseconds(300);    ///< for the cause to arrive after its effect
+constexpr auto kGrace = std::chrono::milliseconds(1000);   ///< for the cause to arrive after its effect
 constexpr auto kHearing = std::chrono::milliseconds(300);  ///< at a deadline: for others to say whom they wait for
 
 }  // namespace

@@ -177,8 +177,9 @@ std::string Engine::missing_ranks(const Goal& goal) const {
 
 void Engine::check_peers(const Goal& goal) {
   for (int rank = 0; rank < segment_.world_size(); ++rank) {
-    if (rank == segment_.rank() || !segment_.gone(rank)) continue;
-    // What it published before it went counts: look once more, now that nothing more can come.
+    if (rank == segment_.rank() || !segment_.gone(rank) || !blocks(goal, rank)) continue;
+    // What it published before it went counts, and so does what others did whose leaving makes it the one to blame:
+    // look once more, now that nothing more can come.
     progress();
     if (reached(goal)) return;
     if (blocks(goal, rank)) fail_for(rank, goal);
@@ -193,7 +194,10 @@ int Engine::look_after(std::span<const int> ranks) {
   if (now - last_check_ < kSlice) return -1;
   last_check_ = now;
   for (const int rank : ranks) {
-    if (rank != segment_.rank() && segment_.gone(rank)) return rank;
+    if (rank == segment_.rank() || !segment_.gone(rank)) continue;
+    // It may have left because of a failure, of which it has told since this rank last looked.
+    if (has_failed(segment_)) throw_failure(segment_, doing());
+    return rank;
   }
   return -1;
 }

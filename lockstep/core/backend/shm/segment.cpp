@@ -39,6 +39,23 @@ struct Segment::Allocation {
   std::vector<std::shared_ptr<std::byte>> parts;
 };
 
+namespace {
+
+/// Where the group forms inside another, its rank 0 may have given up because that one failed, and its memory is gone:
+/// the others hear of the cause a moment later.
+io::SharedMemory attach_patiently(const std::string& handle, const Meeting& meeting) {
+  const Deadline patience = Deadline::after(std::chrono::seconds(meeting.while_waiting ? 1 : 0));
+  for (Naps naps(meeting);; naps.nap()) {
+    try {
+      return io::SharedMemory::attach(handle);
+    } catch (const Error&) {
+      if (patience.passed()) throw;
+    }
+  }
+}
+
+}  // namespace
+
 Segment::Segment(Store& store, const Meeting& meeting)
     : rank_(meeting.rank),
       world_size_(meeting.world_size),
@@ -98,7 +115,7 @@ void Segment::attach(Store& store, const Meeting& meeting) {
     }
     naps.nap();
   }
-  memory_ = std::make_unique<io::SharedMemory>(io::SharedMemory::attach(*handle));
+  memory_ = std::make_unique<io::SharedMemory>(attach_patiently(*handle, meeting));
   base_ = memory_->map(0, layout_.nbytes);
   LS_REQUIRE(header().magic == kMagic && header().world_size == static_cast<std::uint32_t>(world_size_), "rank ", rank_,
              " group ", name, ": this rank was told a world size of ", world_size_, ", rank 0 one of ",
@@ -162,8 +179,8 @@ void Segment::agree_on_constants(const Meeting& meeting) {
   }
   if (rank_ == 1) help_to_measure(*this, meeting.deadline);
   for (Naps naps(meeting); shared.constants_ready.load(std::memory_order_acquire) == 0; naps.nap()) {
-    // Who waits for others by other means finds out by them.
-    if (!meeting.while_waiting && gone(0)) {
+    // Who waits for others by other means finds out by them. Rank 0 may have done its part, and all else, since.
+    if (!meeting.while_waiting && gone(0) && shared.constants_ready.load(std::memory_order_acquire) == 0) {
       throw PeerError(base::cat("rank ", rank_, "/", world_size_, " group ", meeting.group,
                                 ": rank 0 ended while the group formed"),
                       0);

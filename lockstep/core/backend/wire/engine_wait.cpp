@@ -171,7 +171,10 @@ int Engine::look_after(std::span<const int> ranks) {
   progress();
   if (failure_.poll()) throw_failure(failure_.failure(), rank_, doing({appended_, false}));
   for (const int rank : ranks) {
-    if (rank != rank_ && transport_->gone(rank)) return rank;
+    if (rank == rank_ || !transport_->gone(rank)) continue;
+    // It may have left because of a failure, of which it has told since this rank last looked.
+    if (failure_.poll()) throw_failure(failure_.failure(), rank_, doing({appended_, false}));
+    return rank;
   }
   return -1;
 }

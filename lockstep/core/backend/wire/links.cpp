@@ -87,7 +87,7 @@ void FailureBox::tell_everyone() noexcept {
 bool FailureBox::poll() {
   if (failed_.load(std::memory_order_acquire)) {
     const std::lock_guard lock(mutex_);
-    if (!telling_ && failure_.reporter == transport_.rank()) tell_everyone();
+    if (!telling_) tell_everyone();
     return true;
   }
   for (std::size_t peer = 0; peer < receives_.size(); ++peer) {
@@ -97,6 +97,8 @@ bool FailureBox::poll() {
       failure_ = told_[peer];
       failed_.store(true, std::memory_order_release);
     }
+    // It is passed on: this rank leaves now, and who has not been told yet would take that for the cause.
+    if (!telling_) tell_everyone();
     return true;
   }
   return false;

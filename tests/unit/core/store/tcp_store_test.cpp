@@ -27,7 +27,7 @@ using store::Frame;
 using store::FrameType;
 using testing::HasSubstr;
 
-Deadline generous() { return Deadline::after(seconds(60)); }
+Deadline generous() { return Deadline::after(seconds(300)); }
 
 std::shared_ptr<Store> client_of(const TcpStoreServer& server, const std::string& token = "secret") {
   return connect_tcp_store("127.0.0.1", server.port(), token, generous());
