@@ -1,5 +1,7 @@
 // all_reduce, reduce and reduce_scatter, on all paths.
 
+#include <algorithm>
+
 #include "lockstep/core/backend/shm/stages.h"
 
 namespace lockstep::shm {
@@ -73,14 +75,27 @@ PerRank<const void*> inputs_of(const Call& call, std::size_t element) {
   return sources;
 }
 
+constexpr std::size_t kTurnBytes = 256u << 10;
+constexpr std::size_t kTurns = 4;  ///< of each rank, at least: where one has one more, the others wait little
+
+/// What is larger than the caches was written from its beginning, so they hold its end. Ranks take turns from there, so
+/// that each meets as much of that as the others: with halves the rank of the first one would wait for memory.
 void direct_all_reduce(const Call& call) {
-  const Range chunk = call.chunk(call.collective.count, call.rank);
-  auto sources = inputs_of(call, chunk.begin);
-  PerRank<void*> destinations(call.world);
-  for (int peer = 0; peer < call.world; ++peer) {
-    destinations[peer] = call.resolve(peer, call.addresses(peer).output) + chunk.begin * call.width;
+  const auto reduce = [&](Range range) {
+    auto sources = inputs_of(call, range.begin);
+    PerRank<void*> destinations(call.world);
+    for (int peer = 0; peer < call.world; ++peer) {
+      destinations[peer] = call.resolve(peer, call.addresses(peer).output) + range.begin * call.width;
+    }
+    call.reduce(sources.view(), destinations.view(), range.size());
+  };
+  const std::size_t count = call.collective.count;
+  const std::size_t turn = kTurnBytes / call.width;
+  const auto ranks = static_cast<std::size_t>(call.world);
+  if (count < kTurns * turn * ranks) return reduce(call.chunk(count, call.rank));
+  for (std::size_t k = (count + turn - 1) / turn; k-- > 0;) {
+    if (k % ranks == static_cast<std::size_t>(call.rank)) reduce({k * turn, std::min(count, (k + 1) * turn)});
   }
-  call.reduce(sources.view(), destinations.view(), chunk.size());
 }
 
 void direct_reduce(const Call& call) {

@@ -6,7 +6,7 @@
 //                  work: combine my chunk of the piece, into my output and my slot's second half
 //                  finish: copy the others' chunks from their slots' second halves
 //   direct         post: nothing but addresses
-//                  work: reductions of whole buffers: my chunk straight from all inputs, pushed straight into all
+//                  work: reductions of whole buffers: my share straight from all inputs, pushed straight into all
 //                  outputs ("two hand-offs whatever the size"); all_gather: push mine into all outputs where
 //                  all are backend memory; else pull what I need from the peers' inputs
 //

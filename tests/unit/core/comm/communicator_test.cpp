@@ -256,14 +256,15 @@ TEST(Communicator, MemoryFreedAtDifferentTimesDoesNotDisturbLaterAllocations) {
   });
 }
 
-// Around the size of a huge page, from which on parts begin with one: none reaches into another's.
+// Around the size of a huge page, from which on parts begin with one: none reaches into another's. And around 3 MiB,
+// from which on three ranks reduce in turns.
 TEST(Communicator, LargeAllocationsLieApart) {
   const auto store = make_memory_store();
   run_ranks(3, [&](int rank) {
     const auto communicator = join(store, rank, 3);
     std::vector<BackendMemory> kept;
     std::vector<std::size_t> counts;
-    for (const std::size_t nbytes : {8u, 2097148u, 2097152u, 4u, 2097156u, 5242884u}) {
+    for (const std::size_t nbytes : {8u, 2097148u, 2097152u, 4u, 2097156u, 3145724u, 3145728u, 3145732u, 5242884u}) {
       counts.push_back(nbytes / 4);
       kept.push_back(communicator->allocate(nbytes));
       auto* const data = static_cast<std::int32_t*>(kept.back().data);
