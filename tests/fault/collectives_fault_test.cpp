@@ -124,6 +124,9 @@ int report(RandomOperations& run, const char* type, int rank, const Error& error
     group.barrier();
   } catch (const AbortedError&) {
     return 0;  // A failed communicator says so, at once.
+  } catch (const PeerError& peer) {
+    // What failed was the making of a group; that its parent has failed too is heard here first.
+    return group.global_rank(peer.rank()) == who ? 0 : 1;
   }
   return 1;
 }

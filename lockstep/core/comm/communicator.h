@@ -194,7 +194,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   /// PeerError where one of `ranks` has died or left. For subgroup.h.
   void look_after(std::span<const int> ranks);
 
-  /// Ends the group from any thread: every waiter, here and on peers, gets AbortedError with `cause`.
+  /// Ends the group from any thread: every waiter, here and on peers, gets AbortedError with `cause`. Buffers of what
+  /// is in flight stay in use until a call of the group has thrown.
   void abort(std::string_view cause) noexcept;
 
  private:

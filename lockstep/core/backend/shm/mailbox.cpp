@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "lockstep/core/backend/shm/doorbell.h"
+#include "lockstep/core/backend/shm/failure.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/kernels/kernels.h"
 
@@ -153,6 +154,7 @@ bool Mailbox::read_record(int from, const Record& record) {
                ": the message lies in backend memory that this rank has freed; keep an allocation until all ranks are "
                "done with it");
     kernels::copy(destination, source, nbytes);
+    if (has_failed_meanwhile(segment_)) return false;
     peer.received = nbytes;
   } else if (record.nbytes != 0) {
     const std::byte* const ring = segment_.message_ring(from, segment_.rank());
