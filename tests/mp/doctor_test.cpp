@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/mp/exact_sum.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 namespace {
@@ -99,7 +100,7 @@ TEST(Doctor, RanksThatDoNotComeTogether) {
   ProcessOptions options;
   options.environment = {{"RANK", "0"},
                          {"WORLD_SIZE", "2"},
-                         {"MASTER_PORT", std::to_string(free_port())},
+                         {"MASTER_PORT", std::to_string(support::free_port())},
                          {"LOCKSTEP_INIT_TIMEOUT", "0.3"}};
   const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "doctor"}, options);
   EXPECT_EQ(end.exit_code, 1);

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "lockstep/core/base/error.h"
-#include "lockstep/core/io/socket.h"
 #include "lockstep/core/launch/process.h"
 #include "tests/mp/lockstep_program.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 
@@ -39,20 +39,6 @@ inline std::string find_installed(const std::string& program) {
   }
 }
 
-/// A port that was free a moment ago, and so was the next one.
-inline int free_port() {
-  for (;;) {
-    const io::Listener first("127.0.0.1", 0);
-    if (first.port() == 65535) continue;
-    try {
-      const io::Listener second("127.0.0.1", first.port() + 1);
-      return first.port();
-    } catch (const SystemError&) {
-      continue;
-    }
-  }
-}
-
 inline Arguments joined(std::initializer_list<Arguments> parts) {
   Arguments out;
   for (const Arguments& part : parts) out.insert(out.end(), part.begin(), part.end());
@@ -68,7 +54,7 @@ inline Arguments plain_rank(int rank, int world_size, int port, const std::strin
 
 /// Ranks 0 .. by hand, with the host ids given; an empty one: this host.
 inline support::ProcessResult run_plain(const std::vector<std::string>& host_ids) {
-  const int port = free_port();
+  const int port = support::free_port();
   std::vector<Arguments> commands;
   for (const std::string& id : host_ids) {
     commands.push_back(plain_rank(static_cast<int>(commands.size()), static_cast<int>(host_ids.size()), port, id));

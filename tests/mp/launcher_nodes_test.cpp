@@ -7,8 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/core/io/file.h"
-#include "lockstep/core/io/socket.h"
 #include "tests/mp/lockstep_program.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 namespace {
@@ -17,9 +17,9 @@ using support::ProcessResult;
 using testing::AllOf;
 using testing::HasSubstr;
 
-/// Flags of two nodes that meet at a port that was free a moment ago.
+/// Flags of two nodes that meet at a port of their own.
 std::vector<Arguments> two_nodes(const Arguments& more = {}) {
-  const std::string port = std::to_string(io::Listener("127.0.0.1", 0).port());
+  const std::string port = std::to_string(support::free_port());
   std::vector<Arguments> nodes;
   for (const char* node_rank : {"0", "1"}) {
     Arguments flags = {"--nnodes", "2", "--node-rank", node_rank, "--master-addr", "127.0.0.1", "--master-port", port};

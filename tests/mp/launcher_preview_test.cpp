@@ -10,6 +10,7 @@
 #include "lockstep/core/io/file.h"
 #include "lockstep/core/io/socket.h"
 #include "tests/mp/exact_sum.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 namespace {
@@ -40,7 +41,7 @@ TEST(DryRun, TellsThePlanAndStartsNothing) {
 }
 
 TEST(DryRun, AsJsonHoldsWhatTheWorkersWouldBeTold) {
-  const std::string port = std::to_string(free_port());
+  const std::string port = std::to_string(support::free_port());
   ProcessOptions options;
   options.environment = {{"LOCKSTEP_JOB_TOKEN", "7f3a-do-not-tell"}, {"OMP_NUM_THREADS", "1"}};
   const ProcessEnd end = dry_run({"--json", "--nnodes", "3", "--node-rank", "1", "--nproc-per-node", "2",
@@ -99,9 +100,9 @@ TEST(DryRun, NamesEveryProblemOnALineOfItsOwn) {
 
 TEST(DryRun, NodeZeroMustOwnTheAddressAndOthersMustFindIt) {
   const auto nodes = [](const char* node, const char* host) {
-    return dry_run(
-        {"--nnodes", "2", "--node-rank", node, "--master-addr", host, "--master-port", std::to_string(free_port())},
-        {"/bin/true"});
+    return dry_run({"--nnodes", "2", "--node-rank", node, "--master-addr", host, "--master-port",
+                    std::to_string(support::free_port())},
+                   {"/bin/true"});
   };
   EXPECT_EQ(nodes("0", "127.0.0.1").err, "");
   EXPECT_EQ(nodes("1", "192.0.2.1").err, "");  // of the network for documentation: never ours

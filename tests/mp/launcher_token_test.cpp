@@ -13,6 +13,7 @@
 #include "lockstep/core/io/file.h"
 #include "lockstep/core/launch/random_id.h"
 #include "tests/mp/exact_sum.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 namespace {
@@ -66,7 +67,7 @@ void expect_on_no_command_line(From from, int nodes) {
   std::string told = token;
   ProcessOptions options;
   if (from == From::kEnvironment) options.environment = {{"LOCKSTEP_JOB_TOKEN", token}};
-  const std::string port = std::to_string(free_port());
+  const std::string port = std::to_string(support::free_port());
   std::vector<Arguments> commands;
   for (int node = 0; node < nodes; ++node) {
     Arguments flags = {"--nproc-per-node", "2", "--quiet"};

@@ -9,6 +9,7 @@
 
 #include "lockstep/core/comm/init.h"
 #include "tests/mp/exact_sum.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 namespace {
@@ -48,7 +49,7 @@ TEST(OtherLaunchers, OpenMpi) {
   const std::string mpirun = find_installed("mpirun.openmpi");
   if (mpirun.empty()) GTEST_SKIP() << "mpirun.openmpi is not installed (Debian: openmpi-bin)";
   const ProcessEnd end = support::run_program(joined({{mpirun, "--oversubscribe", "-np", "3"}, exact_sum_command()}),
-                                              with_port(free_port()));
+                                              with_port(support::free_port()));
   EXPECT_TRUE(end.ok()) << end.err;
   EXPECT_EQ(lines_of(end.out), lines_on_one_host("openmpi", 3));
 }
@@ -57,7 +58,7 @@ TEST(OtherLaunchers, Mpich) {
   const std::string mpiexec = find_installed("mpiexec.mpich");
   if (mpiexec.empty()) GTEST_SKIP() << "mpiexec.mpich is not installed (Debian: mpich)";
   const ProcessEnd end =
-      support::run_program(joined({{mpiexec, "-n", "3"}, exact_sum_command()}), with_port(free_port()));
+      support::run_program(joined({{mpiexec, "-n", "3"}, exact_sum_command()}), with_port(support::free_port()));
   EXPECT_TRUE(end.ok()) << end.err;
   EXPECT_EQ(lines_of(end.out), lines_on_one_host("mpich", 3));
 }
@@ -68,7 +69,7 @@ TEST(OtherLaunchers, Torchrun) {
   if (!support::run_program({torchrun[0], "-c", "import torch.distributed.run"}).ok()) {
     GTEST_SKIP() << "torchrun is not installed (Debian: python3-torch)";
   }
-  const int port = free_port();
+  const int port = support::free_port();
   // Of torch 1.13 with Python 3.11, it fails unless a stream is redirected and shown (0 is lost from its enumeration).
   const Arguments flags = {"--no_python",
                            "--nnodes",
@@ -100,7 +101,7 @@ TEST(OtherLaunchers, NothingButVariables) {
 }
 
 TEST(OtherLaunchers, NothingButVariablesAndARankThatNeverComes) {
-  const int port = free_port();
+  const int port = support::free_port();
   std::vector<Arguments> commands;
   for (const int rank : {0, 2}) {
     commands.push_back(joined({{"/usr/bin/env", "LOCKSTEP_INIT_TIMEOUT=5"}, plain_rank(rank, 4, port, "")}));

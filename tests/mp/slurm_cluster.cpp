@@ -14,6 +14,7 @@
 #include "lockstep/core/launch/random_id.h"
 #include "lockstep/core/launch/worker_plan.h"
 #include "tests/mp/exact_sum.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 namespace {
@@ -83,7 +84,7 @@ void SlurmCluster::write_configuration() {
   std::ofstream out(path("slurm.conf"));
   out << "ClusterName=test\n"
       << "SlurmctldHost=" << host << "(127.0.0.1)\n"
-      << "SlurmctldPort=" << free_port() << "\nSlurmdPort=" << free_port() << '\n'
+      << "SlurmctldPort=" << support::free_port() << "\nSlurmdPort=" << support::free_port() << '\n'
       << "SlurmUser=" << user << "\nSlurmdUser=" << user << '\n'
       << "AuthType=auth/munge\nCredType=cred/munge\nAuthInfo=socket=" << path("munge.socket") << '\n'
       << "StateSaveLocation=" << path("state") << "\nSlurmdSpoolDir=" << path("spool") << '\n'

@@ -7,6 +7,7 @@
 
 #include "tests/mp/exact_sum.h"
 #include "tests/mp/slurm_cluster.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 namespace {
@@ -18,7 +19,7 @@ TEST(Slurm, TasksOfSrunMeet) {
   const SlurmCluster cluster;
   ProcessOptions options;
   options.environment = {
-      cluster.variable(), {"LOCKSTEP_JOB_TOKEN", "secret"}, {"MASTER_PORT", std::to_string(free_port())}};
+      cluster.variable(), {"LOCKSTEP_JOB_TOKEN", "secret"}, {"MASTER_PORT", std::to_string(support::free_port())}};
   const std::string srun = find_installed("srun");
 
   const ProcessEnd end = support::run_program(joined({{srun, "--ntasks=3"}, exact_sum_command()}), options);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/mp/exact_sum.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::mp {
 namespace {
@@ -27,7 +28,7 @@ TEST(OtherLaunchers, NothingButVariablesOnHostsThatTakeTurns) {
 
 /// Ranks that say where they are: a and b take turns.
 ProcessResult on_two_hosts(int ranks, const Arguments& extra) {
-  const int port = free_port();
+  const int port = support::free_port();
   std::vector<Arguments> commands;
   for (int rank = 0; rank < ranks; ++rank) {
     commands.push_back(joined({{"/usr/bin/env", "RANK=" + std::to_string(rank), "WORLD_SIZE=" + std::to_string(ranks),

@@ -6,7 +6,6 @@
 #include <torch/nn/module.h>
 
 #include "lockstep/core/base/check.h"
-#include "lockstep/parallel/ddp/bucket_plan.h"
 #include "lockstep/parallel/ddp/reducer.h"
 #include "lockstep/parallel/ddp/replicate.h"
 
@@ -17,9 +16,6 @@ class DataParallelEngine::Impl {
   Impl(const torch::nn::Module& module, std::shared_ptr<ProcessGroup> group, DdpOptions options)
       : group_(std::move(group)), options_(std::move(options)) {
     LS_REQUIRE(group_ != nullptr, "DistributedDataParallel: group is null; make one with init_process_group()");
-    if (options_.bucket_cap_bytes == 0) {
-      options_.bucket_cap_bytes = ddp::default_bucket_cap(group_->communicator().backend_name());
-    }
     state_ = collect_or_abort(module);
     if (options_.init_sync) {
       ddp::verify_state(*group_, state_, options_);

@@ -55,23 +55,22 @@ void Gradient::move_to(at::Tensor to, bool attach) {
   grad = slot;
 }
 
-Gradient::Adopted Gradient::adopt() {
+bool Gradient::adopt() {
   at::Tensor& grad = parameter.tensor.mutable_grad();
-  if (grad.is_same(slot)) return Adopted::kInPlace;
+  if (grad.is_same(slot)) return false;
   const at::NoGradGuard no_grad;
-  Adopted result = Adopted::kInPlace;
+  bool copied = false;
   if (!grad.defined()) {
     slot.zero_();
-    result = Adopted::kZeroed;
   } else if (grad.layout() != at::kStrided) {
     throw UsageError(base::cat("the gradient of parameter '", parameter.name, "' is ", group::tensor_text(grad),
                                "; expected a dense one: use a dense layer (Embedding with sparse(false))"));
   } else if (!same_memory(grad, slot)) {
     slot.copy_(grad);
-    result = Adopted::kCopied;
+    copied = true;
   }
   grad = slot;
-  return result;
+  return copied;
 }
 
 void Gradient::set_unused() {

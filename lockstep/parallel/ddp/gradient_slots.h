@@ -23,8 +23,6 @@ at::Tensor make_slot(const at::Tensor& memory, std::int64_t offset, const at::Te
 
 /// The gradient of one parameter, and the slot of a bucket that is its place.
 struct Gradient {
-  enum class Adopted { kInPlace, kCopied, kZeroed };
-
   NamedTensor parameter;
   std::shared_ptr<torch::autograd::Node> accumulator;  // The parameter itself holds it only weakly.
   at::Tensor slot;
@@ -33,9 +31,9 @@ struct Gradient {
   /// Makes `to` the slot, with the value of the gradient. `attach`: a parameter without a gradient gets the slot,
   /// zeroed, as one; otherwise it stays without.
   void move_to(at::Tensor to, bool attach);
-  /// Makes `.grad` the slot again, with its value, where something has put another tensor there, or none.
-  /// UsageError for a gradient that is not dense.
-  Adopted adopt();
+  /// Makes `.grad` the slot again, with its value, where something has put another tensor there, or none. True where a
+  /// gradient that lay elsewhere was copied. UsageError for one that is not dense.
+  bool adopt();
 
   // ---- of one backward ----
   bool ready = false;  // In its bucket: final, as far as this rank is concerned.

@@ -45,6 +45,9 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> p
                  DdpStatistics statistics)
     : group_(std::move(group)), options_(options), statistics_(std::move(statistics)) {
   statistics_.rebuilt = false;
+  if (options_.bucket_cap_bytes == 0) {
+    options_.bucket_cap_bytes = default_bucket_cap(group_->communicator().backend_name());
+  }
   gradients_.reserve(parameters.size());
   for (NamedTensor& parameter : parameters) {
     Gradient gradient;
@@ -117,7 +120,7 @@ void Reducer::queue_end() {
 void Reducer::on_gradient(std::size_t index) {
   Gradient& gradient = gradients_[index];
   try {
-    if (gradient.adopt() == Gradient::Adopted::kCopied) ++statistics_.gradient_copies;
+    if (gradient.adopt()) ++statistics_.gradient_copies;
   } catch (const UsageError& error) {
     fail(error.what());
   }

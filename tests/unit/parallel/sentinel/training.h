@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include "lockstep/parallel/sentinel/sentinel.h"
@@ -121,6 +123,12 @@ inline std::string texts_of(const std::vector<Finding>& findings) {
   std::string texts;
   for (const Finding& finding : findings) texts += finding.text + "\n";
   return texts;
+}
+
+/// The only finding is of this kind; returns it.
+inline Finding only(const Training& training, FindingKind kind) {
+  EXPECT_THAT(kinds_of(training.findings()), testing::ElementsAre(kind)) << texts_of(training.findings());
+  return training.findings().empty() ? Finding{} : training.findings().front();
 }
 
 }  // namespace lockstep::test
