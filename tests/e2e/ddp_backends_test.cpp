@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/core/comm/init.h"
+#include "tests/support/free_port.h"
 #include "tests/support/processes.h"
 #include "tests/support/random_training.h"
 
@@ -80,6 +81,7 @@ TEST_P(DdpBackends, TrainAsOneProcessDoes) {
   const Arguments worker = support::worker_command("trains_every_feature", {"host"});
   command.insert(command.end(), worker.begin(), worker.end());
   options.tell_ranks = false;
+  options.environment.emplace_back("MASTER_PORT", std::to_string(support::free_port()));
   const auto end = support::run_program(command, options);
   EXPECT_TRUE(end.ok()) << "exit code " << end.exit_code << "\n" << end.out << end.err;
   EXPECT_THAT(end.out, ::testing::HasSubstr("mpi\n"));

@@ -9,7 +9,6 @@ line: {SCENARIO: [losses of rank 0, losses of rank 1]}. Inputs are those of ddp_
 import contextlib
 import json
 import os
-import socket
 import sys
 
 import torch
@@ -112,10 +111,10 @@ def train(rank, directory, steps, scenario):
     return losses
 
 
-def run(rank, directory, steps, scenarios, port, queue):
+def run(rank, directory, steps, scenarios, queue):
     torch.set_num_threads(1)
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    meeting = "file://" + os.path.join(os.path.abspath(directory), "meeting")
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD)
     for scenario in scenarios:
         both = [None] * WORLD
         dist.all_gather_object(both, train(rank, directory, steps, scenario))
@@ -130,11 +129,8 @@ def main():
         torch.manual_seed(3)
         flat = nn.utils.parameters_to_vector(make(*scenario.split(":")[:2]).parameters()).detach()
         flat.numpy().tofile(os.path.join(directory, scenario))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     queue = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(run, args=(directory, steps, scenarios, port, queue), nprocs=WORLD)
+    mp.spawn(run, args=(directory, steps, scenarios, queue), nprocs=WORLD)
     print(json.dumps(dict(queue.get() for _ in scenarios)))
 
 

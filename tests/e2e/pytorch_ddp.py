@@ -7,7 +7,6 @@ JSON line: {"losses": [...]}, the mean over ranks of each step's loss.
 """
 import json
 import os
-import socket
 import struct
 import sys
 
@@ -58,11 +57,11 @@ def read_idx(directory):
     return images.float() / 255, labels
 
 
-def train(rank, args, port, queue):
+def train(rank, args, queue):
     model, directory, world, batch, steps, lr, momentum, seed, weights = args
     torch.set_num_threads(1)
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    meeting = "file://" + os.path.abspath(weights) + ".meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     net = {"lenet": LeNet, "mlp": Mlp}[model]()
     net.load_state_dict(torch.jit.load(weights).state_dict())
     images, labels = read_idx(directory)
@@ -96,11 +95,8 @@ def main():
             float(sys.argv[7]), int(sys.argv[8]), weights)
     torch.manual_seed(args[7])
     torch.jit.script({"lenet": LeNet, "mlp": Mlp}[model]()).save(weights)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     queue = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(train, args=(args, port, queue), nprocs=args[2])
+    mp.spawn(train, args=(args, queue), nprocs=args[2])
     print(json.dumps({"losses": queue.get()}))
 
 
