@@ -145,6 +145,7 @@ class ThreadTransport final : public wire::Transport {
   std::string why_gone(int) override { return "its thread ended"; }
   bool any_thread() const noexcept override { return true; }
   void close(Duration) noexcept override { wire_->end(rank_); }
+  bool takes_back_sends() const noexcept override { return true; }
 
  private:
   using Halves = std::deque<std::shared_ptr<ThreadWire::Half>> ThreadWire::Lane::*;

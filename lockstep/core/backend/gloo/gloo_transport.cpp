@@ -93,6 +93,7 @@ class GlooTransport final : public wire::Transport {
     const std::lock_guard lock(mutex_);
     links_->close(patience);
   }
+  bool takes_back_sends() const noexcept override { return true; }
 
  private:
   std::unique_ptr<Transfer> begin(int peer, int channel, void* data, std::size_t nbytes, bool sending) noexcept {

@@ -184,6 +184,7 @@ class MpiTransport final : public wire::Transport {
     for (MpiTransfer* const transfer : orphans_.live()) transfer->give_up();
     orphans_.wait(patience);
   }
+  bool takes_back_sends() const noexcept override { return false; }
 
   std::string_view name() const noexcept override { return "mpi"; }
   int rank() const noexcept override { return rank_; }

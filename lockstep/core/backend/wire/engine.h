@@ -119,6 +119,8 @@ class Engine final : public InFlightEngine {
 
   bool test(const Goal& goal);
   void wait(const Goal& goal, const Deadline& deadline);
+  /// Of a goal that is reached: throws where it may hold what a sender wrote to its buffer after it had given up.
+  void require_sound(const Goal& goal);
   void back_off(std::uint64_t polls, const Deadline& deadline, const Goal& goal);
   void sleep(const Goal& goal);
   Transfer* blocking_transfer(const Goal& goal);

@@ -67,6 +67,9 @@ class Transport {
   /// Ends every connection, for good and for all views of it. What was sent is delivered where the peer takes it within
   /// `patience`. Afterwards no transfer touches its memory, which may go; those that were moving are kBroken.
   virtual void close(Duration patience) noexcept = 0;
+  /// Whether close() keeps that promise for sends. Where it can't (MPI does not take a send back), what completes at a
+  /// receiver once the sender has failed may be what the sender wrote to the buffer since.
+  virtual bool takes_back_sends() const noexcept = 0;
 };
 
 }  // namespace lockstep::wire

@@ -31,6 +31,7 @@ class ViewTransport final : public Transport {
   std::string why_gone(int peer) override { return transport_->why_gone(member(peer)); }
   bool any_thread() const noexcept override { return transport_->any_thread(); }
   void close(Duration patience) noexcept override { transport_->close(patience); }
+  bool takes_back_sends() const noexcept override { return transport_->takes_back_sends(); }
 
  private:
   int member(int peer) const noexcept { return members_[static_cast<std::size_t>(peer)]; }
