@@ -122,11 +122,16 @@ int report(RandomOperations& run, const char* type, int rank, const Error& error
   run.abort(cause);
   try {
     group.barrier();
-  } catch (const AbortedError&) {
-    return 0;  // A failed communicator says so, at once.
+    return 1;
   } catch (const PeerError& peer) {
     // What failed was the making of a group; that its parent has failed too is heard here first.
-    return group.global_rank(peer.rank()) == who ? 0 : 1;
+    if (group.global_rank(peer.rank()) != who) return 1;
+  } catch (const AbortedError&) {
+  }
+  try {
+    group.barrier();
+  } catch (const AbortedError&) {
+    return 0;  // A failed communicator says so, at once.
   }
   return 1;
 }

@@ -118,7 +118,8 @@ class ThreadTransfer final : public wire::Transfer {
 /// One rank's end. Its destruction counts as the end of the rank.
 class ThreadTransport final : public wire::Transport {
  public:
-  ThreadTransport(std::shared_ptr<ThreadWire> wire, int rank) : wire_(std::move(wire)), rank_(rank) {}
+  ThreadTransport(std::shared_ptr<ThreadWire> wire, int rank, bool any_thread = true)
+      : wire_(std::move(wire)), rank_(rank), any_thread_(any_thread) {}
   ~ThreadTransport() override { wire_->end(rank_); }
 
   std::string_view name() const noexcept override { return "threads"; }
@@ -143,7 +144,7 @@ class ThreadTransport final : public wire::Transport {
     return wire_->gone_[static_cast<std::size_t>(peer)];
   }
   std::string why_gone(int) override { return "its thread ended"; }
-  bool any_thread() const noexcept override { return true; }
+  bool any_thread() const noexcept override { return any_thread_; }
   void close(Duration) noexcept override { wire_->end(rank_); }
   bool takes_back_sends() const noexcept override { return true; }
 
@@ -164,6 +165,7 @@ class ThreadTransport final : public wire::Transport {
 
   std::shared_ptr<ThreadWire> wire_;
   int rank_;
+  bool any_thread_;
 };
 
 }  // namespace lockstep::support

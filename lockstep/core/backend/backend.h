@@ -104,7 +104,8 @@ std::string describe(const Collective& collective);
 std::string describe(const Message& message);
 
 /// Memory that a backend hands out: this rank's part of an allocation that every rank of the group made together.
-/// Reducing in it needs no staging copy. Unmapped when the last owner goes; contents start as zero.
+/// Reducing in it needs no staging copy. Unmapped when the last owner goes; contents start as zero. Once the group has
+/// failed, a peer that has not seen it yet may still write to it.
 struct BackendMemory {
   std::shared_ptr<void> owner;
   void* data = nullptr;  ///< 4096-byte aligned

@@ -202,6 +202,18 @@ void Communicator::look_after(std::span<const int> ranks) {
 
 void Communicator::abort(std::string_view cause) noexcept { backend_->abort(cause); }
 
+void Communicator::end(std::string_view cause) noexcept {
+  if (!first_cause_.empty()) return;
+  try {
+    throw AbortedError(std::string(cause));
+  } catch (const Error&) {
+    try {
+      fail();
+    } catch (const Error&) {  // That is for the caller to say.
+    }
+  }
+}
+
 void Communicator::require_usable() const {
   if (first_cause_.empty()) return;
   throw AbortedError(

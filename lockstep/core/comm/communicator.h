@@ -197,6 +197,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   /// Ends the group from any thread: every waiter, here and on peers, gets AbortedError with `cause`. Buffers of what
   /// is in flight stay in use until a call of the group has thrown.
   void abort(std::string_view cause) noexcept;
+  /// The same for a thread that uses the group, and is about to throw an error of its own: buffers are its own again.
+  void end(std::string_view cause) noexcept;
 
  private:
   friend class Work;

@@ -99,7 +99,7 @@ class DataParallelEngine::Impl {
     try {
       return ddp::collect_state(module, options_.ignored);
     } catch (const UsageError& error) {
-      group_->abort(error.what());
+      group_->end(error.what());
       throw;
     }
   }

@@ -244,7 +244,7 @@ void Reducer::fail(const std::string& text) {
   const std::string line = base::cat("DistributedDataParallel rank ", group_->rank(), "/", group_->world_size(),
                                      " group ", group_->communicator().name(), ": ", text);
   in_backward_ = false;
-  group_->abort(line);
+  group_->end(line);
   throw UsageError(line);
 }
 

@@ -150,6 +150,8 @@ class ProcessGroup {
   void progress() { communicator_->progress(); }
   /// Ends the group from any thread; see Communicator::abort.
   void abort(std::string_view cause) noexcept { communicator_->abort(cause); }
+  /// See Communicator::end.
+  void end(std::string_view cause) noexcept { communicator_->end(cause); }
 
  private:
   std::shared_ptr<Communicator> communicator_;

@@ -188,7 +188,7 @@ void Sentinel::Impl::find_local(FindingKind kind, std::size_t tensor, std::size_
   add(kind, name, {group_->rank()}, sentinel::local_text(kind, name, finding, parameters_.size()));
   if (options_.action != SentinelAction::kThrow) return;
   raise_.clear();
-  group_->abort(findings_.back().text);
+  group_->end(findings_.back().text);
   throw MismatchError(findings_.back().text);
 }
 

@@ -51,7 +51,7 @@ class Runner final : public InFlightEngine {
   BackendMemory allocate(const Collective& collective, Deadline deadline);
   int look_after(std::span<const int> ranks);
   void abort(std::string_view cause) noexcept;
-  void close() noexcept { backends_.transport->close(wire::kFarewell); }
+  void close() noexcept;
   PeerState last_seen(int rank) const;
 
  private:

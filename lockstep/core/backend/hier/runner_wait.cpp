@@ -211,6 +211,20 @@ void Runner::abort(std::string_view cause) noexcept {
   end_all(cause);
 }
 
+// Where only this thread may call the transport, no engine could tell its peers yet.
+void Runner::close() noexcept {
+  (void)failure_.poll();
+  for (const Engine engine : {Engine::kCross, Engine::kFlat}) {
+    Backend* const each = any_thread() ? nullptr : backend(engine);
+    if (each == nullptr) continue;
+    try {
+      each->look_after({});
+    } catch (const std::exception&) {  // That it has failed.
+    }
+  }
+  backends_.transport->close(wire::kFarewell);
+}
+
 PeerState Runner::last_seen(int rank) const {
   const auto at = static_cast<std::size_t>(rank);
   if (topology_.host_of_rank[at] == topology_.host()) return backends_.inner->last_seen(topology_.local_rank_of[at]);

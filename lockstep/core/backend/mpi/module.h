@@ -12,7 +12,7 @@
 namespace lockstep::mpi {
 
 /// Of this header and of wire/transport.h: a module of another version is refused.
-inline constexpr unsigned kModuleVersion = 1;
+inline constexpr unsigned kModuleVersion = 2;
 
 /// Tags above the channels: the message with which a rank ends a transport, and those by which groups of some ranks
 /// form. MPI guarantees tags up to 32767.

@@ -150,8 +150,10 @@ bool Engine::try_work() {
   }
   Operation& current = operation(work_.sequence);
   if (current.plan.open) close(current);
+  // Who has given up owns its memory again: nothing more is begun there, and what was read meanwhile is no result.
+  if (current.uses_peers_memory() && has_failed(segment_)) return false;
   work(segment_, current, work_.tick - current.first_tick, work_.tick);
-  if (current.reads_peers_memory() && has_failed_meanwhile(segment_)) return false;
+  if (current.uses_peers_memory() && has_failed_meanwhile(segment_)) return false;
   arrived_ = 0;
   if (current.plan.awaits != Awaits::kNobody) {
     segment_.own().worked.store(work_.tick + 1, std::memory_order_release);

@@ -33,8 +33,10 @@ struct Operation {
   std::vector<std::size_t> recv_offsets;
   std::vector<bool> reads_there;  ///< of an open plan: the ranks whose input is read where it lies
 
-  /// Of an operation whose plan is closed.
-  bool reads_peers_memory() const noexcept { return plan.path == Path::kDirect || !reads_there.empty(); }
+  /// Of an operation whose plan is closed: it reads what peers call their own, or writes there.
+  bool uses_peers_memory() const noexcept {
+    return plan.path == Path::kDirect || (!reads_there.empty() && plan.awaits == Awaits::kEveryone);
+  }
 };
 
 /// One pointer (or factor) a rank; on the stack for the usual group sizes.

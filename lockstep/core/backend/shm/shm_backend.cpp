@@ -55,7 +55,7 @@ class ShmBackend final : public Backend {
     shm::report_failure(segment_, FailureKind::kAborted, -1, 0, cause);
   }
 
-  // Buffers of the caller's are touched by calls of its own only, and there are no more.
+  // Peers look for the failure themselves before they touch this rank's memory (docs/design/0002).
   void close() noexcept override {}
 
   PeerState last_seen(int rank) const override { return engine_->last_seen(rank); }

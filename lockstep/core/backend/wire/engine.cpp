@@ -334,6 +334,12 @@ void Engine::start(const Message& message) {
 
 void Engine::abort(std::string_view cause) noexcept { failure_.report(FailureKind::kAborted, -1, 0, cause); }
 
+// Where only this thread may call the transport, report() could tell nobody.
+void Engine::close() noexcept {
+  (void)failure_.poll();
+  transport_->close(kFarewell);
+}
+
 PeerState Engine::last_seen(int rank) const {
   const Peer& peer = peers_[static_cast<std::size_t>(rank)];
   PeerState state = peer.seen;

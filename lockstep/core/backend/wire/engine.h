@@ -40,6 +40,8 @@ class Engine final : public InFlightEngine {
 
   int look_after(std::span<const int> ranks);
   void abort(std::string_view cause) noexcept;
+  /// Of a group that has failed: tells the peers where nobody has, and ends the connections.
+  void close() noexcept;
   PeerState last_seen(int rank) const;
 
  private:

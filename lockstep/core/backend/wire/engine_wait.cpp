@@ -64,8 +64,8 @@ void Engine::wait(const Goal& goal, const Deadline& deadline) {
   require_sound(goal);
 }
 
-// A sender says that it has failed before its buffer is its own again, and MPI keeps that order: so it is known here by
-// the time that what was written there later has come.
+// A sender tells of its failure before its buffer is its own again (close()), on a connection that keeps its order: so
+// it is known here by the time that what was written there later has come.
 void Engine::require_sound(const Goal& goal) {
   if (!transport_->takes_back_sends() && failure_.poll()) throw_failure(failure_.failure(), rank_, doing(goal));
 }

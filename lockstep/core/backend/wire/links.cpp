@@ -84,7 +84,7 @@ void FailureBox::tell_everyone() noexcept {
   }
 }
 
-bool FailureBox::poll() {
+bool FailureBox::poll() noexcept {
   if (failed_.load(std::memory_order_acquire)) {
     const std::lock_guard lock(mutex_);
     if (!telling_) tell_everyone();

@@ -75,7 +75,7 @@ class FailureBox {
   /// Makes it the cause, unless there is one, and tells every peer. Never throws.
   void report(FailureKind kind, int guilty, std::uint64_t sequence, std::string_view text) noexcept;
   /// Looks whether a peer has told of one, and passes it on; true once the group has failed.
-  bool poll();
+  bool poll() noexcept;
   /// Valid once poll() said true.
   const Failure& failure() const noexcept { return failure_; }
 

@@ -51,7 +51,7 @@ class WireBackend final : public Backend {
 
   int look_after(std::span<const int> ranks) override { return engine_->look_after(ranks); }
   void abort(std::string_view cause) noexcept override { engine_->abort(cause); }
-  void close() noexcept override { transport_.close(kFarewell); }
+  void close() noexcept override { engine_->close(); }
   PeerState last_seen(int rank) const override { return engine_->last_seen(rank); }
 
   std::vector<PathEstimate> explain(const Collective& collective, bool) const override {

@@ -208,6 +208,31 @@ TEST_P(WireMessages, AnEndOfTheOtherSideIsNoticed) {
   }
 }
 
+// Like MPI with one thread: what is reported can be told in calls of that thread alone, and there are no more.
+TEST(WireFailure, IsToldBeforeTheConnectionsEnd) {
+  for (const World& world : {World{2, false, "wire", {}, false}, World{3, false, "hier", {0, 0, 1}, false}}) {
+    std::atomic<bool> failed{false};
+    on_ranks(world, [&failed](Communicator& communicator, int rank, int size) {
+      std::vector<std::uint8_t> data(70001);
+      communicator.barrier();
+      if (rank == 0) {
+        EXPECT_THROW(communicator.recv(data.data(), data.size(), kByte, size - 1, 3,
+                                       {.timeout = std::chrono::milliseconds(50), .label = {}}),
+                     TimeoutError);
+        failed.store(true);
+        return;
+      }
+      await(failed);
+      try {
+        communicator.recv(data.data(), data.size(), kByte, 0, 4);
+        ADD_FAILURE() << "no error";
+      } catch (const Error& error) {
+        EXPECT_THAT(error.what(), HasSubstr("timed out after 0.05"));
+      }
+    });
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Worlds, WireMessages,
                          ::testing::Values(World{2, false, "wire"}, World{3, false, "wire"},
                                            World{3, false, "hier", {0, 0, 1}}, World{4, false, "hier", {0, 1, 0, 0}}),

@@ -73,6 +73,7 @@ struct World {
   std::string backend =
       "shm";  ///< shm; wire: a network's engine over threads; hier: that between hosts that share memory
   std::vector<int> host_of = {};  ///< of hier: each rank's
+  bool any_thread = true;         ///< of wire and hier: the transport may be called by any
 };
 
 inline std::string name_of_world(const ::testing::TestParamInfo<World>& info) {
@@ -105,7 +106,7 @@ void on_ranks(const World& world, Body body) {
       return body(*make_communicator(store, rank, world.size, options), rank, world.size);
     }
     const Meeting meeting{"world", rank, world.size, Deadline::after(options.timeout), {}};
-    auto transport = std::make_shared<support::ThreadTransport>(wire, rank);
+    auto transport = std::make_shared<support::ThreadTransport>(wire, rank, world.any_thread);
     std::vector<std::string> host_ids;
     for (const int host : world.host_of) host_ids.push_back(std::to_string(host));
     auto backend = world.backend == "wire" ? wire::make_wire_backend(transport, meeting.group, meeting.deadline)
