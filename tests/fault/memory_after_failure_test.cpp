@@ -26,7 +26,7 @@ constexpr std::ptrdiff_t kCount = 4u << 20;
 constexpr float kRight = 1.0F;
 constexpr float kLater = -1.0F;
 
-/// What rank 0 aborts; the other rank reads rank 0's memory in it.
+/// What rank 0 aborts; the others read rank 0's memory in it.
 Work begin(const std::string& what, Communicator& group, float* in, float* out) {
   constexpr DType kFloat = DType::kFloat32;
   if (what == "all_reduce") return group.all_reduce_async(in, out, kCount, kFloat);
@@ -36,7 +36,7 @@ Work begin(const std::string& what, Communicator& group, float* in, float* out) 
 }
 
 /// A new group each round; rank 0 gives up somewhere in the operation and writes to its memory. Arguments: the
-/// operation, the backend, rounds, and how long rank 1 computes (ms) before it waits.
+/// operation, the backend, rounds, and how long the others compute (ms) before they wait.
 LOCKSTEP_WORKER(gives_up_and_writes_to_its_memory) {
   const std::string& what = arguments.at(0);
   InitOptions options;
