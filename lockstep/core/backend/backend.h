@@ -161,6 +161,11 @@ class Backend {
   virtual bool test(std::uint64_t sequence) = 0;
   /// Returns when `sequence` is complete.
   virtual void wait(std::uint64_t sequence, Deadline deadline) = 0;
+  /// start() and wait() in one: the way of a blocking call.
+  virtual void run(const Collective& collective, const Deadline& deadline) {
+    start(collective, deadline);
+    wait(collective.sequence, deadline);
+  }
   /// Begins a message and returns. A send needs no receive to have begun.
   virtual void start(const Message& message, Deadline deadline) = 0;
   /// As test(), for a message: true when a send's buffer may be changed, or a receive's holds the data. Of a receive

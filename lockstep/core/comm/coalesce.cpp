@@ -3,6 +3,7 @@
 #include "lockstep/core/comm/coalesce.h"
 
 #include <memory>
+#include <utility>
 
 #include "lockstep/core/backend/packed.h"
 #include "lockstep/core/base/check.h"
@@ -43,14 +44,14 @@ Work Communicator::coalesced(Collective collective, std::span<const BufferPair> 
       part.count = first.count;
       part.input = first.input;
       part.output = first.output;
-      last = run_async(part, options);
+      last = run_async(std::move(part), options);
       continue;
     }
     part.packed = std::make_shared<Packed>(collective, buffers.subspan(run.begin, run.size()), *backend_);
     part.count = part.packed->count();
     part.input = part.packed->input();
     part.output = part.packed->output();
-    last = run_async(part, options);
+    last = run_async(std::move(part), options);
   }
   return last;
 }

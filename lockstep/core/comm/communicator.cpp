@@ -86,18 +86,17 @@ Deadline Communicator::begin(Collective& collective, const OpOptions& options) {
   return Deadline::roughly_after(options.timeout.value_or(options_.timeout));
 }
 
-void Communicator::run(Collective collective, const OpOptions& options) {
+void Communicator::run(Collective&& collective, const OpOptions& options) {
   const Deadline deadline = begin(collective, options);
   try {
-    backend_->start(collective, deadline);
-    backend_->wait(collective.sequence, deadline);
+    backend_->run(collective, deadline);
   } catch (const Error&) {
     fail();
   }
   recorder_->finished(collective.sequence);
 }
 
-Work Communicator::run_async(Collective collective, const OpOptions& options) {
+Work Communicator::run_async(Collective&& collective, const OpOptions& options) {
   const Deadline deadline = begin(collective, options);
   try {
     backend_->start(collective, deadline);

@@ -207,8 +207,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   /// Checks, numbers, records and begins a call; returns its deadline.
   Deadline begin(Collective& collective, const OpOptions& options);
   Deadline begin(Message& message, const OpOptions& options);
-  void run(Collective collective, const OpOptions& options);
-  Work run_async(Collective collective, const OpOptions& options);
+  void run(Collective&& collective, const OpOptions& options);
+  Work run_async(Collective&& collective, const OpOptions& options);
   Work coalesced(Collective collective, std::span<const BufferPair> buffers, const OpOptions& options);
   void check(const Collective& collective) const;
 

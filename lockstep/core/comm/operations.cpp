@@ -1,6 +1,7 @@
 // The forms of the operations: each fills in a Collective or a Message and takes the one walk (communicator.cpp).
 
 #include <numeric>
+#include <utility>
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/comm/communicator.h"
@@ -19,15 +20,15 @@ Collective make(OpKind kind, const void* input, void* output, std::size_t count,
   return collective;
 }
 
-Collective with(Collective collective, Reduction reduction) {
+Collective&& with(Collective&& collective, Reduction reduction) {
   collective.op = reduction.op;
   collective.factor = reduction.factor;
-  return collective;
+  return std::move(collective);
 }
 
-Collective with_root(Collective collective, int root) {
+Collective&& with_root(Collective&& collective, int root) {
   collective.root = root;
-  return collective;
+  return std::move(collective);
 }
 
 Collective make_barrier() { return make(OpKind::kBarrier, nullptr, nullptr, 0, DType::kUInt8); }

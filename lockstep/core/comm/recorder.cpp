@@ -30,7 +30,7 @@ void Recorder::begin(Ring& ring, std::uint64_t number, std::string_view label) n
   entry.finished_ms = 0;
   entry.has_label = !label.empty();
   if (!entry.has_label) return;
-  Label& kept = ring.labels[number % ring.labels.size()];
+  Label& kept = ring.labels[ring.place_of(number)];
   const std::size_t length = std::min(label.size(), kept.size() - 1);
   std::memcpy(kept.data(), label.data(), length);
   kept[length] = '\0';
@@ -79,14 +79,13 @@ std::string Recorder::to_json(const std::string& group, const Backend& backend, 
     }
     std::sort(order.begin(), order.end(), [](const Entry* a, const Entry* b) { return a->sequence < b->sequence; });
     for (const Entry* entry : order) {
-      nlohmann::json line = {
-          {"sequence", entry->sequence},
-          {"kind", name_of(entry->kind)},
-          {"count", entry->count},
-          {"dtype", name_of(entry->dtype)},
-          {"label", entry->has_label ? ring->labels[entry->sequence % ring->labels.size()].data() : ""},
-          {"started_ms", entry->started_ms},
-          {"finished_ms", entry->finished_ms}};
+      nlohmann::json line = {{"sequence", entry->sequence},
+                             {"kind", name_of(entry->kind)},
+                             {"count", entry->count},
+                             {"dtype", name_of(entry->dtype)},
+                             {"label", entry->has_label ? ring->labels[ring->place_of(entry->sequence)].data() : ""},
+                             {"started_ms", entry->started_ms},
+                             {"finished_ms", entry->finished_ms}};
       if (ring == &messages_) {
         line["peer"] = entry->peer;
         line["tag"] = entry->tag;

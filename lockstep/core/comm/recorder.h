@@ -2,6 +2,7 @@
 // The last operations of a communicator: the first tool for a hang.
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -16,8 +17,8 @@ namespace lockstep {
 /// Thread safety: one thread at a time.
 class Recorder {
  public:
-  explicit Recorder(std::size_t capacity)
-      : operations_(capacity == 0 ? 1 : capacity), messages_(operations_.entries.size()) {}
+  /// Keeps `capacity` operations and as many messages, rounded up to a power of two.
+  explicit Recorder(std::size_t capacity) : operations_(std::bit_ceil(capacity)), messages_(std::bit_ceil(capacity)) {}
 
   void started(const Collective& collective) noexcept;
   void finished(std::uint64_t sequence) noexcept;
@@ -44,10 +45,12 @@ class Recorder {
   static_assert(sizeof(Entry) <= 64);
   using Label = std::array<char, 64>;
 
-  /// The last entries of one numbering: number n is entry n % size. Labels lie apart: few operations have one.
+  /// The last entries of one numbering. Their number is a power of two, since a division is a good part of an entry's
+  /// cost. Labels lie apart: few operations have one.
   struct Ring {
     explicit Ring(std::size_t size) : entries(size), labels(size) {}
-    Entry& at(std::uint64_t number) { return entries[number % entries.size()]; }
+    std::size_t place_of(std::uint64_t number) const noexcept { return number & (entries.size() - 1); }
+    Entry& at(std::uint64_t number) noexcept { return entries[place_of(number)]; }
 
     std::vector<Entry> entries;
     std::vector<Label> labels;

@@ -13,7 +13,7 @@ struct Job {
   std::span<const void* const> sources;
   std::span<void* const> destinations;
   std::size_t count;
-  Reduction how;
+  const Reduction& how;  ///< the caller's: a copy costs a small reduction more than its sum
 };
 
 /// Each throws UsageError that names what was asked for and what is possible.

@@ -310,15 +310,16 @@ void reduce_integer(const Job& job) {
 }
 
 /// One byte, 0 or 1: every operation is one on bits.
-void reduce_bool(Job job) {
-  switch (job.how.op) {
+void reduce_bool(const Job& job) {
+  Reduction how = job.how;
+  switch (how.op) {
     case ReduceOp::kSum:
-    case ReduceOp::kMax: job.how.op = ReduceOp::kBitOr; break;
+    case ReduceOp::kMax: how.op = ReduceOp::kBitOr; break;
     case ReduceOp::kProduct:
-    case ReduceOp::kMin: job.how.op = ReduceOp::kBitAnd; break;
+    case ReduceOp::kMin: how.op = ReduceOp::kBitAnd; break;
     default: break;
   }
-  reduce_bits(job);
+  reduce_bits({job.sources, job.destinations, job.count, how});
 }
 
 void reduce_job(const Job& job) {

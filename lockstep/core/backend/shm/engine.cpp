@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <new>
 
 #include "lockstep/core/backend/packed.h"
 #include "lockstep/core/backend/shm/doorbell.h"
@@ -19,6 +20,11 @@ std::uint32_t coarse_ms() noexcept {
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
   return static_cast<std::uint32_t>(now.tv_sec * 1000 + now.tv_nsec / 1000000);
+}
+
+/// Elements that every rank must name alike.
+std::uint64_t agreed_count(const Collective& collective) noexcept {
+  return only_known_here(collective) ? 0 : collective.count;
 }
 
 }  // namespace
@@ -53,8 +59,18 @@ std::uint64_t Engine::last_conflict(const Operation& later) const {
   return 0;
 }
 
-void Engine::start(const Collective& collective, Deadline deadline) {
+void Engine::start(const Collective& collective, const Deadline& deadline) {
   const Turn turn(entered_);
+  begin(collective, deadline);
+}
+
+void Engine::run(const Collective& collective, const Deadline& deadline) {
+  const Turn turn(entered_);
+  begin(collective, deadline);
+  wait(Goal{collective.sequence, false}, deadline);
+}
+
+void Engine::begin(const Collective& collective, const Deadline& deadline) {
   if (has_failed(segment_)) throw_failure(segment_, doing());
   if (started_ - finish_.sequence + 1 >= kCapacity) wait({finish_.sequence, false}, deadline);
   LS_CHECK(collective.sequence == started_ + 1, "operation ", collective.sequence, " after ", started_);
@@ -70,10 +86,15 @@ void Engine::start(const Collective& collective, Deadline deadline) {
     begun.output = segment_.locate(collective.output, begun.extent.output);
   }
   const MemoryKind memory{begun.input.allocation != 0, begun.output.allocation != 0};
-  begun.plan = plan_for(collective, segment_.world_size(), memory, segment_.constants());
+  // In place: a copy would load it in wider words than it was just stored in, and wait for the stores.
+  new (&begun.plan) Plan(plan_for(collective, segment_.world_size(), memory, segment_.constants()));
   begun.signature = signature_of(collective, begun.plan.path, 0);
-  begun.offsets = offsets_of(collective.counts);
-  begun.recv_offsets = offsets_of(collective.recv_counts);
+  begun.offsets.clear();
+  begun.recv_offsets.clear();
+  if (!collective.counts.empty()) {
+    begun.offsets = offsets_of(collective.counts);
+    begun.recv_offsets = offsets_of(collective.recv_counts);
+  }
   // The caller's arrays need not outlive the call; that there are unequal parts must not be forgotten.
   begun.collective.counts = {begun.offsets.data(), begun.offsets.empty() ? 0 : begun.offsets.size() - 1};
   begun.collective.recv_counts = {};
@@ -127,7 +148,7 @@ bool Engine::try_post() {
   if (index == 0 && current.collective.packed) current.collective.packed->pack();
   post(segment_, current, index, post_.tick);
   Arrival& arrival = segment_.arrival(segment_.rank(), post_.tick);
-  arrival.count = only_known_here(current.collective) ? 0 : current.collective.count;
+  arrival.count = agreed_count(current.collective);
   arrival.released = finish_.tick;
   arrival.factor = current.collective.factor;
   arrival.signature.store(current.signature + (index << 48), std::memory_order_relaxed);
@@ -214,10 +235,11 @@ bool Engine::progress() try {
 }
 
 void Engine::check_agreement(int peer, const Arrival& theirs) {
-  const Arrival& mine = segment_.arrival(segment_.rank(), work_.tick);
-  const std::uint64_t signature = theirs.signature.load(std::memory_order_relaxed);
-  if (signature == mine.signature.load(std::memory_order_relaxed) && theirs.count == mine.count) return;
   const Operation& current = operation(work_.sequence);
+  const std::uint64_t signature = theirs.signature.load(std::memory_order_relaxed);
+  // What this rank has posted would say the same, but that line has gone to the peers.
+  const std::uint64_t mine = current.signature + ((work_.tick - current.first_tick) << 48);
+  if (signature == mine && theirs.count == agreed_count(current.collective)) return;
   std::string text =
       base::cat("the ranks of group ", group_, " disagree: rank ", segment_.rank(), " calls ",
                 describe(current.collective), ", rank ", peer, " calls ",

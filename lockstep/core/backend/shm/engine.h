@@ -24,10 +24,12 @@ class Engine final : public InFlightEngine {
   const Segment& segment() const noexcept { return segment_; }
 
   /// Appends an operation and moves it as far as it goes. Waits only where kCapacity operations are in flight.
-  void start(const Collective& collective, Deadline deadline);
+  void start(const Collective& collective, const Deadline& deadline);
   /// Moves everything as far as it goes; true when operation `sequence` is finished.
   bool test(std::uint64_t sequence);
-  void wait(std::uint64_t sequence, Deadline deadline);
+  void wait(std::uint64_t sequence, const Deadline& deadline);
+  /// start() and wait().
+  void run(const Collective& collective, const Deadline& deadline);
 
   void start(const Message& message);
   bool test_message(std::uint64_t id);
@@ -59,6 +61,7 @@ class Engine final : public InFlightEngine {
     std::uint64_t sequence = 1;
     std::uint64_t tick = 0;
   };
+  void begin(const Collective& collective, const Deadline& deadline);
   void advance(Cursor& cursor);
   bool behind(const Cursor& cursor, const Cursor& other) const noexcept { return cursor.tick < other.tick; }
 

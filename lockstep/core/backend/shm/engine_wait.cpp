@@ -34,7 +34,7 @@ bool Engine::test(std::uint64_t sequence) {
   return test(Goal{sequence, false});
 }
 
-void Engine::wait(std::uint64_t sequence, Deadline deadline) {
+void Engine::wait(std::uint64_t sequence, const Deadline& deadline) {
   const Turn turn(entered_);
   wait(Goal{sequence, false}, deadline);
 }

@@ -21,6 +21,7 @@ class ShmBackend final : public Backend {
   void start(const Collective& collective, Deadline deadline) override { engine_->start(collective, deadline); }
   bool test(std::uint64_t sequence) override { return engine_->test(sequence); }
   void wait(std::uint64_t sequence, Deadline deadline) override { engine_->wait(sequence, deadline); }
+  void run(const Collective& collective, const Deadline& deadline) override { engine_->run(collective, deadline); }
 
   void start(const Message& message, Deadline) override { engine_->start(message); }
   bool test_message(std::uint64_t id, int& source) override {
