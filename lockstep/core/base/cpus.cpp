@@ -7,14 +7,13 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
+#include <utility>
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/deadline.h"
 
 namespace lockstep::base {
 namespace {
-
-constexpr auto kLongYield = std::chrono::milliseconds(1);
 
 std::vector<int> affinity() {
   // The kernel's mask may be longer than cpu_set_t: EINVAL asks for a larger one.
@@ -130,9 +129,10 @@ CpuBudget read_cpu_budget(const std::string& root) {
 }
 
 bool yield_briefly() noexcept {
-  const auto before = Clock::now();
+  thread_local Clock::time_point tick;
   ::sched_yield();
-  return Clock::now() - before < kLongYield;
+  const auto now = coarse_now();
+  return std::exchange(tick, now) == now;
 }
 
 }  // namespace lockstep::base

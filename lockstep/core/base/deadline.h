@@ -9,6 +9,13 @@ namespace lockstep {
 using Clock = std::chrono::steady_clock;
 using Duration = std::chrono::nanoseconds;
 
+/// The clock's last tick, 1 to 10 ms old: for a fifth of the cost of now().
+inline Clock::time_point coarse_now() noexcept {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return Clock::time_point(std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec));
+}
+
 /// A point in time by which a wait must end. Every wait of the library takes one; none() must be asked for by name.
 ///
 /// Thread safety: a value.
@@ -45,12 +52,6 @@ class Deadline {
   Duration timeout() const noexcept { return timeout_; }
 
  private:
-  static Clock::time_point coarse_now() noexcept {
-    timespec now{};
-    ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    return Clock::time_point(std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec));
-  }
-
   Deadline() = default;
   Deadline(Clock::time_point start, Duration timeout)
       : bounded_(true),

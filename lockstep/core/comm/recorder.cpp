@@ -1,7 +1,5 @@
 #include "lockstep/core/comm/recorder.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
@@ -9,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/log.h"
 #include "lockstep/core/io/file.h"
 
@@ -16,9 +15,7 @@ namespace lockstep {
 namespace {
 
 std::int64_t now_ms() noexcept {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+  return std::chrono::floor<std::chrono::milliseconds>(coarse_now()).time_since_epoch().count();
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 #include "lockstep/core/backend/shm/engine.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <new>
 
@@ -15,11 +13,10 @@
 namespace lockstep::shm {
 namespace {
 
-/// Milliseconds of a clock that costs 5 ns to read; for "last seen", where its 4 ms steps don't matter.
+/// For "last seen", where steps of some milliseconds don't matter.
 std::uint32_t coarse_ms() noexcept {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return static_cast<std::uint32_t>(now.tv_sec * 1000 + now.tv_nsec / 1000000);
+  return static_cast<std::uint32_t>(
+      std::chrono::floor<std::chrono::milliseconds>(coarse_now()).time_since_epoch().count());
 }
 
 /// Elements that every rank must name alike.
