@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from comparison import network, programs, report, requirements, results, steps  # noqa: E402
+from comparison import network, programs, report, requirements, results, steadiness, steps  # noqa: E402
 
 KI, MI = 1 << 10, 1 << 20
 
@@ -273,6 +273,49 @@ class Silence(unittest.TestCase):
         self.assertEqual(programs.reason(b"lockstep bench: no\nmpirun: aborted.\n----\n"), "lockstep bench: no")
         self.assertEqual(programs.reason(b"mpirun: aborted.\n----\n"), "mpirun: aborted.")
         self.assertEqual(programs.reason(b""), "it said nothing")
+
+
+class MovingCores(unittest.TestCase):
+    def watch(self, *handoffs):
+        """Sees these hand-offs, one a look, then 50 ns."""
+        seen = iter(handoffs)
+
+        def measure():
+            handoff = next(seen, 50)
+            return {"measured": True, "handoff_ns": handoff, "handoff_ns_after": handoff}
+        return steadiness.Watch(measure)
+
+    def runs(self, watch):
+        """How often a program was run for one result."""
+        made = []
+        self.assertEqual(watch.run(lambda: made.append(None) or len(made)), len(made))  # The last one counts.
+        return len(made)
+
+    def test_near_cores_are_run_on_once(self):
+        watch = self.watch(50, 60)
+        self.assertEqual((self.runs(watch), watch.repeated, watch.apart), (1, 0, 0))
+
+    def test_a_run_that_ends_with_far_cores_is_made_again(self):
+        watch = self.watch(50, 50, 250)
+        self.assertEqual((self.runs(watch), self.runs(watch), watch.repeated, watch.apart), (1, 2, 1, 0))
+        self.assertIn("1 run(s)", watch.says())
+
+    def test_a_run_waits_for_near_cores(self):
+        watch = self.watch(50, 50, 250, 250)
+        self.runs(watch)
+        watch.look()
+        self.assertEqual((self.runs(watch), watch.repeated), (1, 0))
+
+    def test_cores_that_stay_apart_are_said(self):
+        watch = self.watch(*[50] * 40, *[250] * 30)
+        for _ in range(39):
+            watch.look()
+        self.assertEqual((self.runs(watch), watch.apart), (1 + steadiness.REPEATS, 1))
+        self.assertIn("count although", watch.says())
+
+    def test_where_nothing_is_measured_nothing_is_repeated(self):
+        watch = steadiness.Watch(lambda: {"measured": False})
+        self.assertEqual((self.runs(watch), watch.says()), (1, "The hand-off between cores was not measured."))
 
 
 if __name__ == "__main__":

@@ -70,16 +70,6 @@ def limits_line(limits):
             f"{copy['both']:.1f}, add {add['one']:.1f} / {add['both']:.1f} GB/s")
 
 
-def steadiness(all_limits):
-    handoffs = [limits[key] for limits in all_limits if limits.get("measured")
-                for key in ("handoff_ns", "handoff_ns_after")]
-    if not handoffs:
-        return "The hand-off between cores was not measured."
-    change = max(handoffs) / min(handoffs)
-    verdict = "the machine held still" if change <= 1.5 else "**the cores were moved apart during the run; run again**"
-    return f"Hand-off between the cores over the whole run: {min(handoffs):.0f} to {max(handoffs):.0f} ns; {verdict}."
-
-
 # ---- one sweep ----
 
 def table(sweep, results):
@@ -123,12 +113,12 @@ def section(runner, results, picture):
     shown = [f"![{sweep.title}]({picture})", ""] if picture else []
     rounds = [f"- {'before' if i == 0 else f'after round {i}'}: {limits_line(limits)}"
               for i, limits in enumerate(results.limits)]
-    return "\n".join([table(sweep, results), "", *shown, *troubles(runner), f"- {steadiness(results.limits)}", "",
+    return "\n".join([table(sweep, results), "", *shown, *troubles(runner), "",
                       "Limits of the machine (hand-off between two cores; memory-sized streams, one core / both):", "",
                       *rounds])
 
 
-def footer(measured):
+def footer(measured, watch):
     """What it was measured with; `measured` are pairs of a runner and its results."""
     wrong = {f"{name}, {runner.sweep.title}": count for runner, results in measured
              for name, count in results.wrong.items() if count}
@@ -143,6 +133,7 @@ def footer(measured):
 - Versions: {', '.join(versions(programs))}
 - Environment: {environment}; peers with a variant in their name (_copy, _cma, _ucx, _keep) also {keep}
 - Values: {checked}
+- {watch.says()}
 """
 
 
