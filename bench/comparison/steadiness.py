@@ -1,4 +1,4 @@
-"""On a virtual machine the same two cores are at times near each other and at times far, for a second or for minutes."""
+"""The same two cores of a virtual machine are at times near each other, at times far: for a second, or for minutes."""
 import statistics
 
 FAR = 2.0    # times the usual hand-off: what a program takes then can't be compared with what another takes else
