@@ -276,42 +276,52 @@ class Silence(unittest.TestCase):
 
 
 class MovingCores(unittest.TestCase):
-    def watch(self, *handoffs):
-        """Sees these hand-offs, one a look, then 50 ns."""
+    def watch(self, *handoffs, then=50):
+        """Sees these hand-offs, one a look, and others afterwards."""
         seen = iter(handoffs)
 
         def measure():
-            handoff = next(seen, 50)
+            handoff = next(seen, then)
             return {"measured": True, "handoff_ns": handoff, "handoff_ns_after": handoff}
         return steadiness.Watch(measure)
 
     def runs(self, watch):
         """How often a program was run for one result."""
         made = []
-        self.assertEqual(watch.run(lambda: made.append(None) or len(made)), len(made))  # The last one counts.
+        self.assertEqual(watch.run(lambda: made.append(None) or [len(made)]), [len(made)])  # The last one counts.
         return len(made)
 
     def test_near_cores_are_run_on_once(self):
-        watch = self.watch(50, 60)
-        self.assertEqual((self.runs(watch), watch.repeated, watch.apart), (1, 0, 0))
+        watch = self.watch(50, 60, 33)
+        self.assertEqual((self.runs(watch), self.runs(watch), watch.repeated), (1, 1, 0))
 
     def test_a_run_that_ends_with_far_cores_is_made_again(self):
-        watch = self.watch(50, 50, 250)
-        self.assertEqual((self.runs(watch), self.runs(watch), watch.repeated, watch.apart), (1, 2, 1, 0))
-        self.assertIn("1 run(s)", watch.says())
+        watch = self.watch(50, 250)
+        self.assertEqual((self.runs(watch), watch.repeated), (2, 1))
+        self.assertIn("1 run(s) began", watch.says())
+        self.assertNotIn("all the same", watch.says())
 
     def test_a_run_waits_for_near_cores(self):
-        watch = self.watch(50, 50, 250, 250)
-        self.runs(watch)
+        watch = self.watch(50, 250, 250)
         watch.look()
         self.assertEqual((self.runs(watch), watch.repeated), (1, 0))
 
     def test_cores_that_stay_apart_are_said(self):
-        watch = self.watch(*[50] * 40, *[250] * 30)
-        for _ in range(39):
-            watch.look()
-        self.assertEqual((self.runs(watch), watch.apart), (1 + steadiness.REPEATS, 1))
-        self.assertIn("count although", watch.says())
+        for near in (1, 2, 3):
+            watch = self.watch(*[50] * near, then=250)
+            for _ in range(near - 1):
+                watch.look()
+            self.assertEqual(self.runs(watch), 1 + steadiness.REPEATS)
+            self.assertIn("**1 of 1 count all the same**", watch.says())
+
+    def test_cores_that_were_apart_at_first_are_said(self):
+        watch = self.watch(250, 250, 250)
+        self.assertEqual((self.runs(watch), self.runs(watch), self.runs(watch), self.runs(watch)), (1, 1, 2, 1))
+        self.assertIn("**2 of 4 count all the same**", watch.says())
+
+    def test_a_program_that_is_left_out_keeps_what_it_measured(self):
+        watch, answers = self.watch(50, 250), iter([[1, 2], []])
+        self.assertEqual(watch.run(lambda: next(answers)), [1, 2])
 
     def test_where_nothing_is_measured_nothing_is_repeated(self):
         watch = steadiness.Watch(lambda: {"measured": False})

@@ -113,7 +113,8 @@ def section(runner, results, picture):
     shown = [f"![{sweep.title}]({picture})", ""] if picture else []
     rounds = [f"- {'before' if i == 0 else f'after round {i}'}: {limits_line(limits)}"
               for i, limits in enumerate(results.limits)]
-    return "\n".join([table(sweep, results), "", *shown, *troubles(runner), "",
+    missing = troubles(runner)
+    return "\n".join([table(sweep, results), "", *shown, *missing, *([""] if missing else []),
                       "Limits of the machine (hand-off between two cores; memory-sized streams, one core / both):", "",
                       *rounds])
 

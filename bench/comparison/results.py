@@ -38,10 +38,12 @@ class Results:
         self.limits = []
         self.rounds = 0
 
+    def check(self, program, rows):
+        self.wrong[program] += sum(row["wrong"] for row in rows)
+
     def add(self, program, rows):
         for row in rows:
             self.times[program, row["bytes"]].append(row["p50_us"])
-            self.wrong[program] += row["wrong"]
             if program == "lockstep_backend" and "limit_us" in row:
                 self.bounds[row["bytes"]].append(row["limit_us"])
                 # Of one run, since the machine is another one in the next.

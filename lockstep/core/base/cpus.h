@@ -28,8 +28,8 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
-/// Gives the core to others. False once in a tick of the clock (1 to 10 ms): a wait must then look at its deadline,
-/// since on a busy machine a hundred of these are seconds.
+/// Gives the core to others. False where the clock has ticked (every 1 to 10 ms) since this thread last called it: a
+/// wait must then look at its deadline, since on a busy machine a hundred of these are seconds.
 bool yield_briefly() noexcept;
 
 }  // namespace lockstep::base

@@ -9,7 +9,7 @@ namespace lockstep {
 using Clock = std::chrono::steady_clock;
 using Duration = std::chrono::nanoseconds;
 
-/// The clock's last tick, 1 to 10 ms old: for a fifth of the cost of now().
+/// The clock's last tick, up to 10 ms old: for a fifth of the cost of now().
 inline Clock::time_point coarse_now() noexcept {
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
@@ -23,7 +23,7 @@ class Deadline {
  public:
   /// `timeout` from now. A timeout of zero or less has passed already: the wait polls once.
   static Deadline after(Duration timeout) { return Deadline(Clock::now(), timeout); }
-  /// The same for a tenth of the cost, and up to 10 ms late: the clock's last tick stands for now.
+  /// The same by coarse_now(), and up to 10 ms late.
   static Deadline roughly_after(Duration timeout) {
     return Deadline(coarse_now() + std::chrono::milliseconds(10), timeout);
   }

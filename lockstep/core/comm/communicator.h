@@ -55,7 +55,7 @@ struct NetworkOptions {
 struct CommunicatorOptions {
   std::string name = "world";                    ///< the group's name in messages
   Duration timeout = std::chrono::seconds(300);  ///< default deadline of each operation
-  std::size_t recorder_capacity = 256;           ///< last operations kept for diagnosis
+  std::size_t recorder_capacity = 256;           ///< last operations kept; rounded up to a power of two
   /// On failure the recorder writes flight_<name>_rank<r>.json here; empty: nowhere.
   std::string dump_directory = {};
   std::vector<int> global_ranks = {};      ///< of the members, in the world; empty: the group is the world

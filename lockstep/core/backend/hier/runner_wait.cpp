@@ -109,7 +109,7 @@ void Runner::wait_until(const std::function<bool()>& reached, const Deadline& de
     } else if (deadline.bounded() && calls_.asked() && waiting_in() != Engine::kHere) {
       time_out(deadline.cut_short());
     }
-    std::this_thread::sleep_for(kNap);
+    if (polls >= kYields) std::this_thread::sleep_for(kNap);
   }
 }
 

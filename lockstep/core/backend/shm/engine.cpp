@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <type_traits>
 
 #include "lockstep/core/backend/packed.h"
 #include "lockstep/core/backend/shm/doorbell.h"
@@ -84,6 +85,7 @@ void Engine::begin(const Collective& collective, const Deadline& deadline) {
   }
   const MemoryKind memory{begun.input.allocation != 0, begun.output.allocation != 0};
   // In place: a copy would load it in wider words than it was just stored in, and wait for the stores.
+  static_assert(std::is_trivially_destructible_v<Plan>);
   new (&begun.plan) Plan(plan_for(collective, segment_.world_size(), memory, segment_.constants()));
   begun.signature = signature_of(collective, begun.plan.path, 0);
   begun.offsets.clear();

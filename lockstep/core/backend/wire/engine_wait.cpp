@@ -86,7 +86,7 @@ void Engine::back_off(std::uint64_t polls, const Deadline& deadline, const Goal&
     check_peers(goal);
   }
   if (deadline.passed()) return time_out(deadline, goal);
-  sleep(goal);
+  if (polls >= kYields) sleep(goal);
 }
 
 void Engine::sleep(const Goal& goal) {

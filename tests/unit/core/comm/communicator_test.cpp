@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "lockstep/core/backend/self/self_backend.h"
 #include "lockstep/core/comm/init.h"
 #include "lockstep/core/io/file.h"
 #include "lockstep/core/store/store.h"
@@ -202,6 +203,25 @@ TEST(Communicator, FailureWritesTheRecordersFile) {
     EXPECT_NE(file["operations"][0]["finished_ms"], 0);
     EXPECT_EQ(file["operations"][1]["kind"], rank == 0 ? "barrier" : "broadcast");
     EXPECT_EQ(file["operations"][1]["finished_ms"], 0);
+  }
+}
+
+TEST(Communicator, TheRecorderKeepsTheLastOperations) {
+  struct Capacity {
+    std::size_t asked, kept;
+  };
+  for (const auto [asked, kept] : {Capacity{0, 1}, Capacity{1, 1}, Capacity{3, 4}}) {
+    const io::TempDirectory directory("flight");
+    CommunicatorOptions options;
+    options.recorder_capacity = asked;
+    options.dump_directory = directory.path();
+    const auto communicator = Communicator::create(make_self_backend(), options);
+    for (int i = 0; i < 6; ++i) communicator->barrier();
+    communicator->end("the test is over");
+    std::ifstream in(directory.path() + "/flight_world_rank0.json");
+    const auto operations = nlohmann::json::parse(in)["operations"];
+    ASSERT_EQ(operations.size(), kept);
+    for (std::size_t i = 0; i < kept; ++i) EXPECT_EQ(operations[i]["sequence"], 6 - kept + i + 1);
   }
 }
 
