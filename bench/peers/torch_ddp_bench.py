@@ -6,6 +6,7 @@ alternate within the same processes; the number is the slowest rank's median ste
 """
 import argparse
 import ctypes
+import functools
 import json
 import math
 import os
@@ -13,11 +14,11 @@ import pathlib
 import resource
 import statistics
 import sys
-import tempfile
 import time
 
 sys.dont_write_bytecode = True
 import torch_models  # noqa: E402
+import torch_ranks  # noqa: E402
 
 ENVIRONMENT = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OPENBLAS_L2_SIZE",
                "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
@@ -185,20 +186,7 @@ def run_rank(arguments, rank, directory):
 
 def main():
     arguments = parse_arguments()
-    with tempfile.TemporaryDirectory(prefix="torch_ddp_bench_") as directory:
-        workers = []
-        for rank in range(arguments.nproc):
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    run_rank(arguments, rank, directory)
-                    os._exit(0)
-                except BaseException as error:  # The child must not return into the parent's clean-up.
-                    print(f"torch_ddp_bench: rank {rank}: {error}", file=sys.stderr)
-                    os._exit(1)
-            workers.append(pid)
-        failed = [pid for pid in workers if os.waitpid(pid, 0)[1] != 0]
-    return 1 if failed else 0
+    return torch_ranks.run_ranks("torch_ddp_bench", arguments.nproc, functools.partial(run_rank, arguments))
 
 
 if __name__ == "__main__":

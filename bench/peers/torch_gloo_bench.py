@@ -5,11 +5,14 @@ Each rank rewrites its data and passes a barrier before every timed call; a samp
 size is checked against exact inputs. The cost of the Python call is part of the number, as it is for its users.
 """
 import argparse
+import functools
 import json
 import os
 import sys
-import tempfile
 import time
+
+sys.dont_write_bytecode = True
+import torch_ranks  # noqa: E402
 
 POISON = 90.0
 OPERATIONS = ("all_reduce", "all_gather", "broadcast", "barrier")
@@ -135,20 +138,7 @@ def run_rank(arguments, rank, directory):
 
 def main():
     arguments = parse_arguments()
-    with tempfile.TemporaryDirectory(prefix="torch_gloo_bench_") as directory:
-        workers = []
-        for rank in range(arguments.nproc):
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    run_rank(arguments, rank, directory)
-                    os._exit(0)
-                except BaseException as error:  # The child must not return into the parent's clean-up.
-                    print(f"torch_gloo_bench: rank {rank}: {error}", file=sys.stderr)
-                    os._exit(1)
-            workers.append(pid)
-        failed = [pid for pid in workers if os.waitpid(pid, 0)[1] != 0]
-    return 1 if failed else 0
+    return torch_ranks.run_ranks("torch_gloo_bench", arguments.nproc, functools.partial(run_rank, arguments))
 
 
 if __name__ == "__main__":
