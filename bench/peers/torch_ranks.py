@@ -1,4 +1,4 @@
-"""The ranks of a benchmark in Python: forked, so that a rank pins itself and sets its variables before it loads torch."""
+"""The ranks of a benchmark in Python: forked, so that each pins itself and sets its variables before it loads torch."""
 import os
 import sys
 import tempfile
