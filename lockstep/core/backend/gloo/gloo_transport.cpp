@@ -11,7 +11,6 @@ namespace lockstep {
 namespace {
 
 using gloo_tcp::Buffer;
-using gloo_tcp::Connection;
 using gloo_tcp::Links;
 using wire::Transfer;
 using wire::TransferState;
@@ -39,8 +38,7 @@ class GlooTransfer final : public Transfer {
   TransferState state() noexcept override {
     if (state_ != TransferState::kMoving) return state_;
     // Asked first: what completed before the connection closed counts.
-    const Connection* const connection = links_->to(peer_);
-    const bool gone = connection == nullptr || connection->closed();
+    const bool gone = links_->gone(peer_);
     if (buffer_->completed()) {
       state_ = TransferState::kComplete;
     } else if (gone) {
@@ -80,14 +78,8 @@ class GlooTransport final : public wire::Transport {
     return begin(peer, channel, data, capacity, false);
   }
 
-  bool gone(int peer) noexcept override {
-    const Connection* const connection = links_->to(peer);
-    return connection == nullptr || connection->closed();
-  }
-  std::string why_gone(int peer) override {
-    Connection* const connection = links_->to(peer);
-    return connection == nullptr ? base::cat("rank ", peer, " is no peer") : connection->why_closed();
-  }
+  bool gone(int peer) noexcept override { return links_->gone(peer); }
+  std::string why_gone(int peer) override { return links_->why_gone(peer); }
   bool any_thread() const noexcept override { return true; }
   void close(Duration patience) noexcept override {
     const std::lock_guard lock(mutex_);

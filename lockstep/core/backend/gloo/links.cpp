@@ -67,6 +67,18 @@ Links::Links(Store& store, const Meeting& meeting, const GlooOptions& options)
   MeetingPoint(store, meeting, peers).meet(address, connections_, context_);
 }
 
+bool Links::gone(int peer) const noexcept {
+  const std::lock_guard lock(mutex_);
+  const Connection* const connection = to(peer);
+  return connection == nullptr || connection->closed();
+}
+
+std::string Links::why_gone(int peer) const {
+  const std::lock_guard lock(mutex_);
+  Connection* const connection = to(peer);
+  return connection == nullptr ? base::cat("rank ", peer, " is no peer") : connection->why_closed();
+}
+
 void Links::keep(std::unique_ptr<Buffer> buffer) {
   const std::lock_guard lock(mutex_);
   std::erase_if(kept_, [](const auto& kept) { return kept->completed(); });
@@ -86,6 +98,7 @@ void Links::close(Duration patience) noexcept {
   wait_briefly(kShutDown, [&] {
     return std::all_of(open.begin(), open.end(), [](Connection* connection) { return connection->closed(); });
   });
+  const std::lock_guard lock(mutex_);
   for (std::size_t peer = 0; peer < connections_.size(); ++peer) {
     if (connections_[peer] != nullptr) context_->getPair(static_cast<int>(peer)).reset();
   }
