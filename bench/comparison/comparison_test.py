@@ -307,7 +307,7 @@ class MovingCores(unittest.TestCase):
         self.assertEqual((self.runs(watch), watch.repeated), (1, 0))
 
     def test_cores_that_stay_apart_are_said(self):
-        for near in (1, 2, 3):
+        for near in (3, 4, 5):
             watch = self.watch(*[50] * near, then=250)
             for _ in range(near - 1):
                 watch.look()
@@ -318,6 +318,13 @@ class MovingCores(unittest.TestCase):
         watch = self.watch(250, 250, 250)
         self.assertEqual((self.runs(watch), self.runs(watch), self.runs(watch), self.runs(watch)), (1, 1, 2, 1))
         self.assertIn("**2 of 4 count all the same**", watch.says())
+
+    def test_a_moment_on_one_core_is_not_what_near_cores_are(self):
+        watch = self.watch(15, then=120)
+        for _ in range(10):
+            watch.look()
+        self.assertEqual((self.runs(watch), watch.near()), (1, 120))
+        self.assertIn("15 to 120 ns; 0 run(s) began", watch.says())
 
     def test_a_program_that_is_left_out_keeps_what_it_measured(self):
         watch, answers = self.watch(50, 250), iter([[1, 2], []])

@@ -73,6 +73,21 @@ def find_program(build, name):
     return None
 
 
+def build_peers(build):
+    """The peers are no part of an ordinary build. A folder without CMake's cache holds what it holds."""
+    if not (build / "CMakeCache.txt").is_file():
+        return
+    print("building what is compared with (target bench_peers)", file=sys.stderr, flush=True)
+    command = ["cmake", "--build", str(build), "--target", "bench_peers", "--parallel"]
+    try:
+        subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    except OSError as error:
+        sys.exit(f"compare: cannot build the peers: {error}")
+    except subprocess.CalledProcessError as error:
+        print(error.output, file=sys.stderr)
+        sys.exit(f"compare: cannot build the peers, see above: {' '.join(command)}")
+
+
 def mpi_programs(build, nproc):
     """Each MPI with its own mpirun; variants of how Open MPI moves bytes inside a host."""
     found = []

@@ -32,7 +32,7 @@ struct Mailbox::Record {
   std::int32_t tag;
   std::uint32_t dtype;
   SharedAddress address;
-  std::uint64_t unused[3];
+  std::uint64_t unused[4];
 
   std::size_t size() const { return sizeof(Record) + round_up(nbytes, sizeof(Record)); }
 };

@@ -62,7 +62,7 @@ struct DirectAddresses {
   SharedAddress input;
   SharedAddress output;
 };
-static_assert(sizeof(DirectAddresses) <= kInlineBytes);
+static_assert(offsetof(Arrival, payload) + sizeof(DirectAddresses) <= 64);  // One line tells all.
 
 /// Tick `index` of an operation, which is the group's tick `tick`.
 struct Call {

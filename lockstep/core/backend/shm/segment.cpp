@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <optional>
 #include <thread>
@@ -18,25 +19,36 @@
 
 namespace lockstep::shm {
 
+/// What an operation asks of an allocation, of every rank's part. Kept when that has gone: a weak pointer would do,
+/// but each look through it costs two locked instructions, and a call looks six times.
+struct Segment::Mapping {
+  std::atomic<bool> alive{true};
+  std::size_t nbytes = 0;         // Of each part.
+  std::vector<std::byte*> parts;  // As mapped here.
+};
+
 /// One allocation, as this rank maps it: everyone's parts.
 struct Segment::Allocation {
   Allocation(io::SharedMemory shared, const Reserved& reserved, int ranks, int own)
-      : memory(std::move(shared)), offset(reserved.part(own)), nbytes(reserved.nbytes) {
-    for (int rank = 0; rank < ranks; ++rank) parts.push_back(memory.map(reserved.part(rank), nbytes));
+      : memory(std::move(shared)), offset(reserved.part(own)), mapping(std::make_shared<Mapping>()) {
+    mapping->nbytes = reserved.nbytes;
+    for (int rank = 0; rank < ranks; ++rank) {
+      parts.push_back(memory.map(reserved.part(rank), reserved.nbytes));
+      mapping->parts.push_back(parts.back().get());
+    }
   }
   ~Allocation() {
+    mapping->alive.store(false, std::memory_order_release);
     parts.clear();
-    memory.release(offset, nbytes);
+    memory.release(offset, mapping->nbytes);
   }
   Allocation(const Allocation&) = delete;
   Allocation& operator=(const Allocation&) = delete;
 
-  std::byte* part(int rank) const noexcept { return parts[static_cast<std::size_t>(rank)].get(); }
-
   io::SharedMemory memory;  // Its own descriptor: the allocation may outlive the group.
   std::size_t offset;       // Of this rank's part.
-  std::size_t nbytes;       // Of each part.
   std::vector<std::shared_ptr<std::byte>> parts;
+  std::shared_ptr<Mapping> mapping;
 };
 
 namespace {
@@ -219,6 +231,9 @@ bool Segment::gone(int rank) const {
 }
 
 void Segment::reserve(std::size_t nbytes) {
+  LS_REQUIRE(nbytes <= kMaxAllocationBytes && mappings_.size() < kMaxAllocations, "allocate: got ", nbytes,
+             " bytes for allocation ", mappings_.size() + 1, " of this group; it takes up to ", kMaxAllocationBytes,
+             " bytes, ", kMaxAllocations, " times: keep allocations and use them again");
   reserved_.nbytes = round_up(std::max<std::size_t>(nbytes, 1), io::page_size());
   // Parts that can have huge pages begin with one. Nothing lies between the end of one and the next.
   const std::size_t huge = io::huge_page_size();
@@ -231,28 +246,27 @@ void Segment::reserve(std::size_t nbytes) {
 BackendMemory Segment::map_reserved() {
   auto allocation = std::make_shared<Allocation>(memory_->duplicate(), reserved_, world_size_, rank_);
   next_offset_ = reserved_.part(world_size_);
-  allocations_.push_back(allocation);
-  void* const data = allocation->part(rank_);
+  mappings_.push_back(allocation->mapping);
+  void* const data = allocation->parts[static_cast<std::size_t>(rank_)].get();
   return {std::move(allocation), data, reserved_.nbytes};
 }
 
 SharedAddress Segment::locate(const void* data, std::size_t nbytes) const noexcept {
   const auto at = reinterpret_cast<std::uintptr_t>(data);
-  for (std::size_t index = allocations_.size(); index-- > 0;) {
-    const auto allocation = allocations_[index].lock();
-    if (!allocation) continue;
-    const auto begin = reinterpret_cast<std::uintptr_t>(allocation->part(rank_));
-    if (at >= begin && at + nbytes <= begin + allocation->nbytes) {
-      return {static_cast<std::uint32_t>(index + 1), at - begin};
-    }
+  for (std::size_t index = mappings_.size(); index-- > 0;) {
+    const Mapping& mapping = *mappings_[index];
+    if (!mapping.alive.load(std::memory_order_acquire)) continue;
+    const auto begin = reinterpret_cast<std::uintptr_t>(mapping.parts[static_cast<std::size_t>(rank_)]);
+    if (at >= begin && at + nbytes <= begin + mapping.nbytes) return {index + 1, at - begin};
   }
   return {};
 }
 
 std::byte* Segment::resolve(int rank, SharedAddress address) const noexcept {
-  if (address.allocation == 0 || address.allocation > allocations_.size()) return nullptr;
-  const auto allocation = allocations_[address.allocation - 1].lock();
-  return allocation ? allocation->part(rank) + address.offset : nullptr;
+  if (address.allocation == 0 || address.allocation > mappings_.size()) return nullptr;
+  const Mapping& mapping = *mappings_[address.allocation - 1];
+  if (!mapping.alive.load(std::memory_order_acquire)) return nullptr;
+  return mapping.parts[static_cast<std::size_t>(rank)] + address.offset;
 }
 
 }  // namespace lockstep::shm

@@ -17,11 +17,14 @@
 
 namespace lockstep::shm {
 
-/// Where a buffer lies in memory that the group allocated; alike in meaning on every rank.
+/// Where a buffer lies in memory that the group allocated; alike in meaning on every rank. One word, so that input and
+/// output of a call travel in the cache line that announces it.
 struct SharedAddress {
-  std::uint32_t allocation = 0;  ///< 1 + index of the allocation; 0: not in shared memory
-  std::uint64_t offset = 0;      ///< bytes from the start of the owning rank's part
+  std::uint64_t allocation : 24 = 0;  ///< 1 + index of the allocation; 0: not in shared memory
+  std::uint64_t offset : 40 = 0;      ///< bytes from the start of the owning rank's part
 };
+inline constexpr std::size_t kMaxAllocations = (std::size_t{1} << 24) - 1;      ///< ever made by a group
+inline constexpr std::size_t kMaxAllocationBytes = (std::size_t{1} << 40) - 1;  ///< of a rank's part of one
 
 /// Thread safety: as Backend: one thread at a time, but dead() and the words in the segment.
 class Segment {
@@ -62,6 +65,7 @@ class Segment {
   bool left(int rank) const noexcept { return block(rank).ready.load(std::memory_order_acquire) == 2; }
 
   /// This rank's pages of an allocation that all ranks make in the same order; to be called before its barrier.
+  /// Throws UsageError beyond kMaxAllocations and kMaxAllocationBytes.
   void reserve(std::size_t nbytes);
   /// After that barrier: maps everyone's part and returns this rank's.
   BackendMemory map_reserved();
@@ -72,6 +76,7 @@ class Segment {
 
  private:
   struct Allocation;
+  struct Mapping;
   /// Where the parts of an allocation lie in the segment's file.
   struct Reserved {
     std::size_t begin = 0;
@@ -100,7 +105,7 @@ class Segment {
   std::vector<bool> has_ring_;
   std::vector<io::UniqueFd> pidfds_;  // Empty for ranks of this process.
   std::vector<RankCpus> cpus_;
-  std::vector<std::weak_ptr<Allocation>> allocations_;  // In the order of allocation, alike on all ranks.
+  std::vector<std::shared_ptr<Mapping>> mappings_;  // In the order of allocation, alike on all ranks.
   // Offsets are never reused: they must not depend on when a rank frees.
   std::size_t next_offset_;
   Reserved reserved_;

@@ -276,6 +276,19 @@ TEST(Communicator, MemoryFreedAtDifferentTimesDoesNotDisturbLaterAllocations) {
   });
 }
 
+TEST(Communicator, AnAllocationThatNoAddressReachesIsRefusedOnEveryRank) {
+  const auto store = make_memory_store();
+  run_ranks(2, [&](int rank) {
+    const auto communicator = join(store, rank, 2);
+    try {
+      communicator->allocate(std::size_t{1} << 41);
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {  // A rank may hear of the other's first.
+      EXPECT_THAT(error.what(), HasSubstr("it takes up to"));
+    }
+  });
+}
+
 // Around the size of a huge page, from which on parts begin with one: none reaches into another's. And around 3 MiB,
 // from which on three ranks reduce in turns.
 TEST(Communicator, LargeAllocationsLieApart) {
