@@ -58,7 +58,7 @@ class Watch:
         text = f"Hand-off between the cores: {min(self.handoffs):.0f} to {max(self.handoffs):.0f} ns"
         if not self.met:
             return text + "."
-        text += f"; {self.repeated} run(s) began or ended with more than {FAR:g} times {self.near():.0f} ns, and were made "
-        text += "again"
-        far = sum(map(self.is_far, self.met))
-        return text + (f"; **{far} of {len(self.met)} count all the same**." if far else ".")
+        far = f"more than {FAR:g} times {self.near():.0f} ns"
+        text += f"; {self.repeated} run(s) began or ended with {far}, and were made again"
+        counted = sum(map(self.is_far, self.met))
+        return text + (f"; **{counted} of {len(self.met)} count all the same**." if counted else ".")
