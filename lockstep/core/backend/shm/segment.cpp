@@ -257,7 +257,8 @@ SharedAddress Segment::locate(const void* data, std::size_t nbytes) const noexce
     const Mapping& mapping = *mappings_[index];
     if (!mapping.alive.load(std::memory_order_acquire)) continue;
     const auto begin = reinterpret_cast<std::uintptr_t>(mapping.parts[static_cast<std::size_t>(rank_)]);
-    if (at >= begin && at + nbytes <= begin + mapping.nbytes) return {index + 1, at - begin};
+    if (at < begin || at + nbytes > begin + mapping.nbytes) continue;
+    return {(index + 1) & kMaxAllocations, (at - begin) & kMaxAllocationBytes};  // They fit: see reserve().
   }
   return {};
 }
