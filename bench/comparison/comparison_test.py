@@ -73,6 +73,16 @@ class Verdicts(unittest.TestCase):
         verdict = self.judge(requirement("limit", 0.85), {"lockstep_backend": {4: 1, 16: 1}}, {4: 0.9, 16: 0.5})
         self.assertEqual((verdict.worst.size, verdict.holds), (16, False))
 
+    def test_what_the_machine_allows_stands_beside_it(self):
+        found = results.Results()
+        for name, rows in {"lockstep_backend": ((4, 2, 1), (16, 4, 3)), "lockstep_user": ((4, 2, 2), (16, 4, 4)),
+                           "mpich": ((4, 6, None), (16, 9, None))}.items():
+            found.add(name, [{"bytes": size, "p50_us": us, "wrong": 0} | ({"limit_us": limit} if limit else {})
+                             for size, us, limit in rows])
+        limits = [requirements.judge(requirement(*what), found).limit for what in (
+            ("best", 4), ("best", 4, "lockstep_user"), ("us", 0.5), ("limit", 0.85), ("pytorch", 9))]
+        self.assertEqual(limits, ["16 B: 3.00 x", "16 B: 2.25 x", "16 B: 3.00 us", "-", "-"])
+
     def test_a_size_that_only_others_did_fails(self):
         verdict = self.judge(requirement("best", 1), {"lockstep_backend": {4: 1}, "mpich": {4: 2, 16: 2}})
         self.assertEqual((verdict.holds, verdict.text), (False, "**fails**: no result of 16 B"))

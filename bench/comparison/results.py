@@ -44,8 +44,9 @@ class Results:
     def add(self, program, rows):
         for row in rows:
             self.times[program, row["bytes"]].append(row["p50_us"])
+            if is_ours(program) and "limit_us" in row:
+                self.bounds[program, row["bytes"]].append(row["limit_us"])
             if program == "lockstep_backend" and "limit_us" in row:
-                self.bounds[row["bytes"]].append(row["limit_us"])
                 # Of one run, since the machine is another one in the next.
                 self.shares[row["bytes"]].append(row["limit_us"] / row["p50_us"])
 
@@ -53,11 +54,12 @@ class Results:
         times = self.times.get((program, size))
         return statistics.median(times) if times else None
 
-    def bound(self, size):
-        """us: the least that the machine allows in backend memory, or the wire; None where that is not known."""
+    def bound(self, size, program="lockstep_backend"):
+        """us: the least that the machine allows in a program's memory, or the wire; None where that is not known."""
         if self.wire_limit:
             return self.wire_limit(size)
-        return statistics.median(self.bounds[size]) if size in self.bounds else None
+        bounds = self.bounds.get((program, size))
+        return statistics.median(bounds) if bounds else None
 
     def share(self, size):
         """How much of the machine's limit is reached in backend memory: 1 is all of it."""
