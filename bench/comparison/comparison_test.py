@@ -317,12 +317,19 @@ class MovingCores(unittest.TestCase):
         self.assertEqual((self.runs(watch), watch.repeated), (1, 0))
 
     def test_cores_that_stay_apart_are_said(self):
-        for near in (3, 4, 5):
+        for near in (2, 3, 4):
             watch = self.watch(*[50] * near, then=250)
             for _ in range(near - 1):
                 watch.look()
             self.assertEqual(self.runs(watch), 1 + steadiness.REPEATS)
             self.assertIn("**1 of 1 count all the same**", watch.says())
+
+    def test_cores_that_stay_apart_for_long_do_not_become_near(self):
+        watch = self.watch(*[50] * 11, then=250)
+        for _ in range(20):
+            watch.run(lambda: [1])
+        self.assertEqual(watch.near(), 50)
+        self.assertIn("**10 of 20 count all the same**", watch.says())
 
     def test_cores_that_were_apart_at_first_are_said(self):
         watch = self.watch(250, 250, 250)

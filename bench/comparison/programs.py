@@ -74,18 +74,24 @@ def find_program(build, name):
 
 
 def build_peers(build):
-    """The peers are no part of an ordinary build. A folder without CMake's cache holds what it holds."""
-    if not (build / "CMakeCache.txt").is_file():
+    """Brings Lockstep and its peers, which are no part of an ordinary build, up to date.
+
+    A folder without CMake's cache, or of somebody else, stays as it is.
+    """
+    cache = build / "CMakeCache.txt"
+    if not cache.is_file() or cache.stat().st_uid != os.geteuid():
         return
-    print("building what is compared with (target bench_peers)", file=sys.stderr, flush=True)
-    command = ["cmake", "--build", str(build), "--target", "bench_peers", "--parallel"]
+    print("building lockstep and what it is compared with (target bench_peers)", file=sys.stderr, flush=True)
+    command = ["cmake", "--build", str(build), "--parallel", str(len(os.sched_getaffinity(0))), "--target", "lockstep",
+               "bench_peers"]
     try:
         subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
     except OSError as error:
-        sys.exit(f"compare: cannot build the peers: {error}")
+        print(f"compare: cannot build the peers ({error}); with those that are there", file=sys.stderr)
     except subprocess.CalledProcessError as error:
-        print(error.output, file=sys.stderr)
-        sys.exit(f"compare: cannot build the peers, see above: {' '.join(command)}")
+        last = "\n".join(error.output.splitlines()[-5:])
+        print(f"{last}\ncompare: cannot build the peers (all of it: {' '.join(command)}); with those that are there",
+              file=sys.stderr)
 
 
 def mpi_programs(build, nproc):

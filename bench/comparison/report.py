@@ -78,7 +78,7 @@ def table(sweep, results):
     names = [program.name for program in sweep.programs]
     ours = [name for name in OURS if name in names]
     header = ["bytes", *names, "best peer", *(f"{name} is faster by" for name in ours)]
-    if results.bounds:
+    if results.shares:
         header += ["machine's limit", "lockstep_backend reaches"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
     for size in results.sizes():
@@ -88,7 +88,7 @@ def table(sweep, results):
         for name in ours:
             time = results.median(name, size)
             cells.append(f"{best[0] / time:.1f} x" if best and time else "-")
-        if results.bounds:
+        if results.shares:
             share = results.share(size)
             cells += [format_us(results.bound(size)), "-" if share is None else f"{100 * share:.0f} %"]
         lines.append("| " + " | ".join(cells) + " |")

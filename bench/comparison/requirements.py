@@ -164,8 +164,8 @@ def summary(verdicts, results_by_sweep):
     measured = [verdict for verdict in verdicts if verdict.worst is not None or verdict.lost]
     lines += ["", f"{sum(verdict.holds for verdict in verdicts)} of {len(measured)} that were measured hold."]
     if any(verdict.possible for verdict in verdicts):
-        lines += ["", "The last column is the worst cell of a program that takes just the machine's limit, as that was "
-                  "measured around the same runs."]
+        lines += ["", "The last column is the worst cell of a program that takes the machine's limit: by the model, "
+                  "from what was measured before the same runs (docs/performance.md); a cell may be beyond it."]
     missing = missing_libraries(results_by_sweep)
     if missing:
         lines += ["", f"**Not compared with {', '.join(missing)}**: no results of it."]

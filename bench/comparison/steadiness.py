@@ -3,6 +3,7 @@
 FAR = 3.0    # times the hand-off of near cores: what a program takes then can't be compared with the others' times
 REPEATS = 3  # of one run
 LOOKS = 5    # at cores that are far, before a run is made all the same
+IGNORED = 3  # least hand-offs, at most, once there are ten times as many
 
 
 class Watch:
@@ -26,8 +27,8 @@ class Watch:
         return self.limits
 
     def near(self):
-        """The hand-off of near cores: the least, but that of a moment (both on one core, say) is not what they are."""
-        return sorted(self.handoffs)[(len(self.handoffs) - 1) // 10]
+        """The hand-off of near cores: the least, but that of one or two looks (both on one core, say) is not theirs."""
+        return sorted(self.handoffs)[min((len(self.handoffs) - 1) // 10, IGNORED)]
 
     def is_far(self, handoff):
         return handoff > FAR * self.near()
@@ -58,7 +59,6 @@ class Watch:
         text = f"Hand-off between the cores: {min(self.handoffs):.0f} to {max(self.handoffs):.0f} ns"
         if not self.met:
             return text + "."
-        far = f"more than {FAR:g} times {self.near():.0f} ns"
-        text += f"; {self.repeated} run(s) began or ended with {far}, and were made again"
-        counted = sum(map(self.is_far, self.met))
-        return text + (f"; **{counted} of {len(self.met)} count all the same**." if counted else ".")
+        text += f"; {self.repeated} run(s) began or ended above {FAR * self.near():.0f} ns, and were made again"
+        far = sum(map(self.is_far, self.met))  # At first it was not known how near they can be.
+        return text + (f"; **{far} of {len(self.met)} count all the same**." if far else ".")

@@ -184,7 +184,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
                                       const OpOptions& options = {});
   Work all_gather_coalesced_async(std::span<const BufferPair> buffers, DType dtype, const OpOptions& options = {});
 
-  /// Collective: every rank asks for the same number of bytes. See BackendMemory.
+  /// Collective: every rank asks for the same number of bytes, below 1 TiB; 2^24 times at most. See BackendMemory.
   BackendMemory allocate(std::size_t nbytes, const OpOptions& options = {});
 
   /// Moves operations in flight as far as they go without waiting. Call it between pieces of computation.

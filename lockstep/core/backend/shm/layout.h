@@ -26,7 +26,7 @@ namespace lockstep::shm {
 /// Two cache lines: the hardware prefetches lines in pairs, so words of different writers lie this far apart.
 inline constexpr std::size_t kSeparation = 128;
 
-inline constexpr std::uint64_t kMagic = 0x31706574736b636fULL;  // "ockstep1"
+inline constexpr std::uint64_t kMagic = 0x32706574736b636fULL;  // "ockstep2"
 inline constexpr std::uint64_t kArrivals = 64;                  ///< ticks that a rank may be ahead of the slowest
 inline constexpr std::uint64_t kSlots = 4;                      ///< staging slots of a rank; tick t uses t % kSlots
 inline constexpr std::size_t kSegmentBytes = 256u << 10;        ///< largest piece that is staged in one tick
