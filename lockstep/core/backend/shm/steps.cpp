@@ -26,12 +26,16 @@ void Call::reduce(std::span<const void* const> sources, std::span<void* const> d
   kernels::Reduction how{collective.dtype, collective.op, world, {}};
   if (collective.op != ReduceOp::kPreMulSum) return kernels::reduce(sources, destinations, count, how);
   PerRank<double> factors(world);
-  for (int peer = 0; peer < world; ++peer) factors[peer] = segment.arrival(peer, tick).factor;
+  for (int peer = 0; peer < world; ++peer) {
+    factors[peer] = peer == rank ? collective.factor : segment.arrival(peer, tick).factor;
+  }
   how.factors = factors.view();
   kernels::reduce(sources, destinations, count, how);
 }
 
 DirectAddresses Call::addresses(int of) const {
+  // Not from this rank's own line: it may still be on its way there, and has to come back from the peers.
+  if (of == rank) return {operation.input, operation.output};
   DirectAddresses addresses;
   std::memcpy(&addresses, segment.arrival(of, tick).payload, sizeof addresses);
   return addresses;
