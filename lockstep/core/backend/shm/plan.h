@@ -36,7 +36,7 @@ struct Constants {
 /// Where ranks share CPUs a hand-off is a turn of the scheduler: fewer steps beat fewer bytes.
 inline constexpr Constants kSharedCpus{4000, 30, 25};
 
-/// Below, looking up where buffers lie costs more than it saves.
+/// Below, a second hand-off costs more than the copy that it saves, whatever the model says.
 inline constexpr std::size_t kDirectMinBytes = 1024;
 
 /// Unequal all_to_all: a rank's sizes are known to no other rank, so that nothing may be planned by them. It goes
