@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <unordered_set>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -51,9 +52,11 @@ void GradScaler::unscale(torch::optim::Optimizer& optimizer) {
 /// Whether some rank found inf or nan.
 bool GradScaler::unscale_gradients(torch::optim::Optimizer& optimizer) const {
   std::vector<at::Tensor> gradients;
+  std::unordered_set<const void*> seen;  // A module lists what two of its layers share twice.
   for (const auto& parameters : optimizer.param_groups()) {
     for (const at::Tensor& parameter : parameters.params()) {
-      if (parameter.grad().defined()) gradients.push_back(parameter.grad());
+      if (!parameter.grad().defined()) continue;
+      if (seen.insert(parameter.unsafeGetTensorImpl()).second) gradients.push_back(parameter.grad());
     }
   }
   const auto is_half = [](const at::Tensor& gradient) { return gradient.scalar_type() == at::kHalf; };

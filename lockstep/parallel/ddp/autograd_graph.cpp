@@ -1,6 +1,7 @@
 #include "lockstep/parallel/ddp/autograd_graph.h"
 
 #include <algorithm>
+#include <memory>
 #include <queue>
 
 #include <torch/csrc/autograd/function.h>
@@ -11,23 +12,23 @@ namespace {
 
 using torch::autograd::Node;
 
-/// Nodes that `outputs` come from, each once.
-std::vector<Node*> roots_of(const std::vector<at::Tensor>& outputs) {
-  std::vector<Node*> roots;
+/// Nodes that `outputs` come from, each once. Owned: the node of a leaf may be made here, and live as long as this.
+std::vector<std::shared_ptr<Node>> roots_of(const std::vector<at::Tensor>& outputs) {
+  std::vector<std::shared_ptr<Node>> roots;
   for (const at::Tensor& output : outputs) {
     if (!output.requires_grad()) continue;
-    Node* const root = torch::autograd::impl::gradient_edge(output).function.get();
+    const auto root = torch::autograd::impl::gradient_edge(output).function;
     if (std::ranges::find(roots, root) == roots.end()) roots.push_back(root);
   }
   return roots;
 }
 
 /// All nodes below `roots`, with the number of edges that lead to each.
-std::unordered_map<Node*, int> count_edges(const std::vector<Node*>& roots) {
+std::unordered_map<Node*, int> count_edges(const std::vector<std::shared_ptr<Node>>& roots) {
   std::unordered_map<Node*, int> edges;
   std::vector<Node*> stack;
-  for (Node* root : roots) {
-    if (edges.try_emplace(root, 0).second) stack.push_back(root);
+  for (const auto& root : roots) {
+    if (edges.try_emplace(root.get(), 0).second) stack.push_back(root.get());
   }
   while (!stack.empty()) {
     const Node* const node = stack.back();
@@ -50,7 +51,8 @@ struct MadeEarlier {
 
 std::vector<std::size_t> reached_nodes(const std::vector<at::Tensor>& outputs, const NodeIndex& nodes) {
   std::vector<std::size_t> reached;
-  for (const auto& [node, edges] : count_edges(roots_of(outputs))) {
+  const auto roots = roots_of(outputs);
+  for (const auto& [node, edges] : count_edges(roots)) {
     const auto found = nodes.find(node);
     if (found != nodes.end()) reached.push_back(found->second);
   }
@@ -59,11 +61,11 @@ std::vector<std::size_t> reached_nodes(const std::vector<at::Tensor>& outputs, c
 }
 
 std::vector<std::size_t> predict_order(const std::vector<at::Tensor>& outputs, const NodeIndex& nodes) {
-  const std::vector<Node*> roots = roots_of(outputs);
+  const auto roots = roots_of(outputs);
   auto missing = count_edges(roots);
   std::priority_queue<Node*, std::vector<Node*>, MadeEarlier> ready;
-  for (Node* root : roots) {
-    if (missing[root] == 0) ready.push(root);
+  for (const auto& root : roots) {
+    if (missing[root.get()] == 0) ready.push(root.get());
   }
   std::vector<std::size_t> order;
   while (!ready.empty()) {

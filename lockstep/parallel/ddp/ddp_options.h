@@ -21,7 +21,8 @@ struct DdpOptions {
   /// up no bucket. One that no rank uses keeps its gradient (or has none); one that some rank uses gets the average.
   bool find_unused_parameters = false;
   /// The graph is the same in every step: the first backward learns how often each parameter gets a gradient (never,
-  /// once, several times in backwards inside of another) and averages at its end; the later ones rely on it.
+  /// once, several times in backwards inside of another) and averages at its end; the later ones rely on it. Inside
+  /// join() the first backward in which every rank has an input.
   bool static_graph = false;
   /// Compare the replicas and start from rank 0's values. Off: the program vouches for both.
   bool init_sync = true;

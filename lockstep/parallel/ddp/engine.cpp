@@ -24,7 +24,7 @@ class DataParallelEngine::Impl {
     if (options_.sentinel.enabled) sentinel_.emplace(group_, named_parameters(), options_.sentinel);
     make_reducer({});
     if (options_.broadcast_buffers && !state_.buffers.empty()) {
-      buffers_.emplace(*group_, state_.buffers, "DDP: rank 0's buffers");
+      buffers_.emplace(*group_, state_.buffers, "DDP: rank 0's buffers", ddp::Versions::kKept);
     }
   }
 
@@ -88,10 +88,15 @@ class DataParallelEngine::Impl {
     reducer_->shadow_forward();
   }
 
+  void after_join(const JoinRound& round) {
+    ddp::broadcast_state(*group_, state_, round.last);
+    // On ranks without an input they never did: all must say the same of the evaluation that follows.
+    buffers_may_differ_ = false;
+  }
+
   bool synchronise_ = true;
   ProcessGroup& group() noexcept { return *group_; }
   ddp::Reducer& reducer() noexcept { return *reducer_; }
-  const ddp::ModuleState& state() const noexcept { return state_; }
 
  private:
   /// A rank that refuses its own module says so to the others: they wait for it already.
@@ -106,7 +111,11 @@ class DataParallelEngine::Impl {
 
   ddp::StepPlan plan_of(const JoinRound* round) const {
     if (round == nullptr) return {.synchronise = synchronise_};
-    return {.synchronise = round->synchronises, .root = round->root, .divisor = round->divisor, .watched = false};
+    return {.synchronise = round->synchronises,
+            .root = round->root,
+            .divisor = round->divisor,
+            .everyone = round->active == group_->world_size(),
+            .watched = false};
   }
 
   std::vector<bool> trained_set() const {
@@ -189,8 +198,6 @@ const DdpStatistics& DataParallelEngine::stats() const noexcept { return impl_->
 ProcessGroup& DataParallelEngine::join_group() { return impl_->group(); }
 void DataParallelEngine::shadow_forward(const JoinRound& round) { impl_->shadow_forward(round); }
 void DataParallelEngine::shadow_backward(const JoinRound&) { impl_->reducer().shadow_backward(); }
-void DataParallelEngine::after_join(const JoinRound& round) {
-  ddp::broadcast_state(impl_->group(), impl_->state(), round.last);
-}
+void DataParallelEngine::after_join(const JoinRound& round) { impl_->after_join(round); }
 
 }  // namespace lockstep

@@ -65,6 +65,11 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> p
   }
 }
 
+Reducer::~Reducer() {
+  // Only an exception leaves a backward like this. The operations end before the buckets that they read and write.
+  if (first_in_flight_ < next_bucket_) group_->end(signed_text("it was destroyed in the middle of a backward"));
+}
+
 // ---- one step ----
 
 template <typename Call>
@@ -151,6 +156,7 @@ void Reducer::on_gradient(std::size_t index) {
 void Reducer::begin_backward() {
   in_backward_ = true;
   reset_buckets();
+  if (sentinel_ != nullptr) sentinel_->before_backward();
   queue_end();
   for (std::size_t i = 0; i < gradients_.size(); ++i) {
     const bool never = options_.static_graph ? graph_is_known_ && expected_[i] == 0 : !reached_.empty() && !reached_[i];
@@ -192,13 +198,23 @@ void Reducer::mark_unused(Gradient& gradient) {
 void Reducer::finish_backward() {
   in_backward_ = false;
   settle_absent_gradients();
-  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
-  launch_complete_buckets();
-  if (tolerates_unused() && !graph_is_known_) start_used_map();
-  wait_for_buckets();
+  try {
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+    average();
+  } catch (const std::exception& error) {
+    // Communication has ended the group already; a hook has not, and its peers wait.
+    group_->end(signed_text(error.what()));
+    throw;
+  }
   if (tolerates_unused()) settle_unused();
   record_step();
   ask_sentinel([](Sentinel& sentinel) { sentinel.after_backward(true); });
+}
+
+void Reducer::average() {
+  launch_complete_buckets();
+  if (tolerates_unused() && !graph_is_known_) start_used_map();
+  wait_for_buckets();
 }
 
 void Reducer::settle_absent_gradients() {
@@ -240,9 +256,13 @@ std::string Reducer::changed_graph() const {
                    "; use find_unused_parameters for graphs that change");
 }
 
+std::string Reducer::signed_text(const std::string& text) const {
+  return base::cat("DistributedDataParallel rank ", group_->rank(), "/", group_->world_size(), " group ",
+                   group_->communicator().name(), ": ", text);
+}
+
 void Reducer::fail(const std::string& text) {
-  const std::string line = base::cat("DistributedDataParallel rank ", group_->rank(), "/", group_->world_size(),
-                                     " group ", group_->communicator().name(), ": ", text);
+  const std::string line = signed_text(text);
   in_backward_ = false;
   group_->end(line);
   throw UsageError(line);

@@ -26,9 +26,10 @@ namespace lockstep::ddp {
 /// How a forward and its backward take part.
 struct StepPlan {
   bool synchronise = true;
-  int root = 0;         ///< whose order of gradients counts
-  int divisor = 0;      ///< of the sum over ranks; 0: the world size
-  bool watched = true;  ///< by the sentinel
+  int root = 0;          ///< whose order of gradients counts
+  int divisor = 0;       ///< of the sum over ranks; 0: the world size
+  bool everyone = true;  ///< every rank has an input
+  bool watched = true;   ///< by the sentinel
 };
 
 /// Averages gradients over the ranks while backward runs: decides when each bucket is launched.
@@ -38,12 +39,14 @@ struct StepPlan {
 /// are. A callback at the end of backward waits for the buckets. Both run in the thread that called backward.
 ///
 /// Lifetime: hooks hold a weak reference and are removed by the destructor; the module may live on, or die first.
-/// Failure: a backward that goes wrong (see on_gradient and finish_backward) aborts the group, so that no peer waits.
+/// Failure: a backward that goes wrong (see on_gradient and finish_backward), or is left with buckets on their way,
+/// ends the group, so that no peer waits and nobody moves bytes of memory that is gone.
 class Reducer : public std::enable_shared_from_this<Reducer> {
  public:
   /// Collective (allocates the buckets). `parameters` are leaves that require a gradient. `statistics` are continued.
   static std::shared_ptr<Reducer> create(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> parameters,
                                          const DdpOptions& options, DdpStatistics statistics = {});
+  ~Reducer();
   Reducer(const Reducer&) = delete;
   Reducer& operator=(const Reducer&) = delete;
 
@@ -97,10 +100,14 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   void mark_unused(Gradient& gradient);
   /// Runs at the end of the backward that begin_backward saw.
   void finish_backward();
+  /// Has every bucket averaged.
+  void average();
   /// At the end: gradients that did not come are unused, where that is allowed.
   void settle_absent_gradients();
   std::string missing_gradients() const;
   std::string changed_graph() const;
+  /// `text`, with this rank and group before it.
+  std::string signed_text(const std::string& text) const;
   /// Ends the group for everyone, then throws UsageError here.
   [[noreturn]] void fail(const std::string& text);
   /// Calls the sentinel, if this step has one, and notes how long that takes.

@@ -205,7 +205,8 @@ void Reducer::settle_unused() {
   for (std::size_t i = 0; i < gradients_.size(); ++i) {
     if (gradients_[i].unused) gradients_[i].settle_unused(used[i] != 0);
   }
-  graph_is_known_ = options_.static_graph;
+  // A rank without an input has no graph: what the others learn without it, they would use without it ever after.
+  graph_is_known_ = options_.static_graph && (graph_is_known_ || step_.everyone);
 }
 
 // ---- ranks without inputs ----
@@ -217,19 +218,14 @@ void Reducer::shadow_forward() {
 
 void Reducer::shadow_backward() {
   reset_buckets();
+  if (sentinel_ != nullptr) sentinel_->before_backward();
   const at::NoGradGuard no_grad;
   for (Bucket& bucket : buckets_) {
     bucket.view.buffer.zero_();
     bucket.pending = 0;
   }
   for (Gradient& gradient : gradients_) gradient.arrived_since_average = false;
-  launch_complete_buckets();
-  if (tolerates_unused() && !graph_is_known_) start_used_map();
-  wait_for_buckets();
-  if (options_.static_graph && !graph_is_known_) {
-    graph_is_known_ = true;
-    expected_.assign(gradients_.size(), 0);
-  }
+  average();
   record_step();
 }
 

@@ -138,14 +138,14 @@ std::string broadcast_text(ProcessGroup& group, std::string text) {
 }
 
 /// As to.copy_(from), which takes a microsecond: networks have buffers by the dozen, and the others wait for rank 0's.
-void copy_tensor(const at::Tensor& from, const at::Tensor& to) {
+void copy_tensor(const at::Tensor& from, const at::Tensor& to, Versions versions) {
   if (from.numel() == 0) return;
   if (!from.is_contiguous() || !to.is_contiguous()) {
-    to.copy_(from);
-    return;
+    to.variable_data().copy_(from);  // Has a version of its own.
+  } else {
+    std::memcpy(to.data_ptr(), from.data_ptr(), from.nbytes());
   }
-  std::memcpy(to.data_ptr(), from.data_ptr(), from.nbytes());
-  to.unsafeGetTensorImpl()->bump_version();
+  if (versions == Versions::kRaised) to.unsafeGetTensorImpl()->bump_version();
 }
 
 /// Each rank's line; a longer one is cut.
@@ -209,8 +209,9 @@ void verify_text(ProcessGroup& group, const std::string& what, const std::string
                                 "; give every rank the same"));
 }
 
-FlatBroadcast::FlatBroadcast(ProcessGroup& group, std::vector<NamedTensor> tensors, std::string label)
-    : group_(group), tensors_(std::move(tensors)), label_(std::move(label)) {
+FlatBroadcast::FlatBroadcast(ProcessGroup& group, std::vector<NamedTensor> tensors, std::string label,
+                             Versions versions)
+    : group_(group), tensors_(std::move(tensors)), label_(std::move(label)), versions_(versions) {
   std::vector<std::size_t> offsets;
   std::size_t total = 0;
   for (const NamedTensor& item : tensors_) {
@@ -230,16 +231,17 @@ FlatBroadcast::FlatBroadcast(ProcessGroup& group, std::vector<NamedTensor> tenso
 void FlatBroadcast::run(int root) {
   const at::NoGradGuard no_grad;
   const bool sends = group_.rank() == root;
-  for (std::size_t i = 0; sends && i < tensors_.size(); ++i) copy_tensor(tensors_[i].tensor, slots_[i]);
+  for (std::size_t i = 0; sends && i < tensors_.size(); ++i) copy_tensor(tensors_[i].tensor, slots_[i], versions_);
   group_.broadcast(flat_, root, {.timeout = {}, .label = label_});
-  for (std::size_t i = 0; !sends && i < tensors_.size(); ++i) copy_tensor(slots_[i], tensors_[i].tensor);
+  for (std::size_t i = 0; !sends && i < tensors_.size(); ++i) copy_tensor(slots_[i], tensors_[i].tensor, versions_);
 }
 
 void broadcast_state(ProcessGroup& group, const ModuleState& state, int root) {
   std::vector<NamedTensor> chunk;
   std::size_t bytes = 0;
   const auto flush = [&] {
-    if (!chunk.empty()) FlatBroadcast(group, std::exchange(chunk, {}), "DDP: parameters and buffers").run(root);
+    if (!chunk.empty())
+      FlatBroadcast(group, std::exchange(chunk, {}), "DDP: parameters and buffers", Versions::kRaised).run(root);
     bytes = 0;
   };
   for (const auto* list : {&state.parameters, &state.buffers}) {

@@ -45,11 +45,17 @@ void verify_state(ProcessGroup& group, const ModuleState& state, const DdpOption
 /// Collective: MismatchError, with the same text on every rank, where ranks have different texts. `what` says of what.
 void verify_text(ProcessGroup& group, const std::string& what, const std::string& text);
 
+/// Whether autograd is told that a tensor has changed, so that a graph which saved it refuses to run backward.
+enum class Versions {
+  kRaised,
+  kKept,  ///< as BatchNorm updates its statistics: several forwards before one backward work, on every rank or on none
+};
+
 /// Brings tensors of any dtype to one rank's values through one flat buffer: one operation, however many tensors.
 class FlatBroadcast {
  public:
   /// Collective: the flat buffer is backend memory. `label` is for messages.
-  FlatBroadcast(ProcessGroup& group, std::vector<NamedTensor> tensors, std::string label);
+  FlatBroadcast(ProcessGroup& group, std::vector<NamedTensor> tensors, std::string label, Versions versions);
 
   /// Collective. The tensors stay where they are; only ranks other than `root` write them.
   void run(int root);
@@ -58,6 +64,7 @@ class FlatBroadcast {
   ProcessGroup& group_;
   std::vector<NamedTensor> tensors_;
   std::string label_;
+  Versions versions_;
   at::Tensor flat_;                // u8
   std::vector<at::Tensor> slots_;  // of flat_, each with its tensor's shape and dtype
 };

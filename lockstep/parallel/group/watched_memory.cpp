@@ -15,6 +15,8 @@ struct MemoryWatch::Entry {
     std::size_t index;
   };
   std::vector<Range> ranges;  // By begin.
+  std::size_t given = 0;      // Ranges, the empty ones too.
+  std::int64_t large = 0;
   Watcher watcher;
 };
 
@@ -46,10 +48,17 @@ std::ptrdiff_t find(const MemoryWatch::Entry& entry, std::uintptr_t begin, std::
 
 }  // namespace
 
+WatchedRange watched_range(const at::Tensor& tensor) {
+  const bool dense = tensor.defined() && tensor.layout() == at::kStrided && tensor.device().is_cpu();
+  return dense ? WatchedRange{tensor.data_ptr(), tensor.nbytes()} : WatchedRange{};
+}
+
 std::atomic<int> watch_count{0};
 
-MemoryWatch::MemoryWatch(const std::vector<WatchedRange>& ranges, Watcher watcher) {
+MemoryWatch::MemoryWatch(const std::vector<WatchedRange>& ranges, Watcher watcher, std::int64_t large) {
   auto entry = std::make_shared<Entry>();
+  entry->given = ranges.size();
+  entry->large = large;
   for (std::size_t i = 0; i < ranges.size(); ++i) {
     const auto begin = reinterpret_cast<std::uintptr_t>(ranges[i].begin);
     if (ranges[i].nbytes > 0) entry->ranges.push_back({begin, begin + ranges[i].nbytes, i});
@@ -77,7 +86,11 @@ void tell_watches(const Call& call, const at::Tensor& tensor, Reduction reductio
     const std::lock_guard lock(registry().mutex);
     for (const EntryPointer& entry : registry().entries) {
       const std::ptrdiff_t index = find(*entry, begin, end);
-      if (index >= 0) hits.emplace_back(entry, static_cast<std::size_t>(index));
+      if (index >= 0) {
+        hits.emplace_back(entry, static_cast<std::size_t>(index));
+      } else if (entry->large > 0 && tensor.numel() >= entry->large) {
+        hits.emplace_back(entry, entry->given);
+      }
     }
   }
   // Outside of the lock: a watcher may throw, or end its own watch.

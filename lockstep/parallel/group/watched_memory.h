@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -18,16 +19,21 @@ struct WatchedRange {
   const void* begin = nullptr;
   std::size_t nbytes = 0;
 };
+/// A tensor's memory; empty unless it is dense and on the CPU.
+WatchedRange watched_range(const at::Tensor& tensor);
 
 /// A reduction of watched memory that the program is about to make through a ProcessGroup.
 struct WatchedReduction {
-  std::size_t index = 0;  ///< of the first range that the tensor touches, in the list that the watch was made with
+  /// Of the first range that the tensor touches, in the list that the watch was made with; the number of ranges where
+  /// it touches none and is large.
+  std::size_t index = 0;
   const Call& call;
   Reduction reduction;
 };
 
-/// While it lives, `watcher` is called before all_reduce and reduce of a ProcessGroup write to one of the ranges, by
-/// the thread that reduces; what it throws comes out of the reduction, before any byte moves. The Communicator below
+/// While it lives, `watcher` is called before all_reduce and reduce of a ProcessGroup write to one of the ranges, or to
+/// a tensor of at least `large` elements (0: no such), by the thread that reduces; what it throws comes out of the
+/// reduction, before any byte moves. The Communicator below
 /// is not watched: that is the door for whoever owns the memory.
 ///
 /// Threads: any; the process has one list of watches. Empty ranges and ranges that overlap are allowed.
@@ -37,7 +43,7 @@ class MemoryWatch {
  public:
   using Watcher = std::function<void(const WatchedReduction&)>;
 
-  MemoryWatch(const std::vector<WatchedRange>& ranges, Watcher watcher);
+  MemoryWatch(const std::vector<WatchedRange>& ranges, Watcher watcher, std::int64_t large = 0);
   ~MemoryWatch();
   MemoryWatch(const MemoryWatch&) = delete;
   MemoryWatch& operator=(const MemoryWatch&) = delete;

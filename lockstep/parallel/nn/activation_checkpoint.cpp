@@ -11,8 +11,10 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <memory>
 #include <mutex>
 #include <unordered_set>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/SequenceNumber.h>
@@ -128,7 +130,11 @@ void require_known_sources(const variable_list& outputs, const std::unordered_se
   const auto visit = [&](const Node* node) {
     if (node != nullptr && seen.insert(node).second) open.push_back(node);
   };
-  for (const at::Tensor& output : outputs) visit(torch::autograd::impl::gradient_edge(output).function.get());
+  std::vector<std::shared_ptr<Node>> roots;  // The node of a leaf may be made here.
+  for (const at::Tensor& output : outputs) {
+    roots.push_back(torch::autograd::impl::gradient_edge(output).function);
+    visit(roots.back().get());
+  }
   while (!open.empty()) {
     const Node* const node = open.back();
     open.pop_back();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <unordered_set>
 
 #include <ATen/ATen.h>
 
@@ -10,10 +11,13 @@
 namespace lockstep {
 namespace {
 
+/// Each once: a module lists what two of its layers share twice.
 std::vector<at::Tensor> gradients_of(const std::vector<at::Tensor>& parameters) {
   std::vector<at::Tensor> gradients;
+  std::unordered_set<const void*> seen;
   for (const at::Tensor& parameter : parameters) {
-    if (parameter.defined() && parameter.grad().defined()) gradients.push_back(parameter.grad());
+    if (!parameter.defined() || !parameter.grad().defined()) continue;
+    if (seen.insert(parameter.unsafeGetTensorImpl()).second) gradients.push_back(parameter.grad());
   }
   return gradients;
 }

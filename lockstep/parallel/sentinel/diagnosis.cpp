@@ -1,12 +1,23 @@
 #include "lockstep/parallel/sentinel/diagnosis.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/parallel/sentinel/sentinel.h"
 
-namespace lockstep::sentinel {
+namespace lockstep {
+
+std::string_view name_of(FindingKind kind) noexcept {
+  constexpr std::array<std::string_view, kFindingKinds> kNames = {
+      "optimizer settings differ", "optimizer lacks parameters", "parameters differ",  "gradients not averaged",
+      "gradients summed",          "gradients reduced twice",    "parameters reduced", "same samples"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+namespace sentinel {
 namespace {
 
 constexpr double kTolerance = 0.05;  // Of the largest magnitude: fp16 and bf16 on the wire stay far below.
@@ -120,4 +131,5 @@ std::string divergence_text(const Divergence& facts) {
          "processors also round differently";
 }
 
-}  // namespace lockstep::sentinel
+}  // namespace sentinel
+}  // namespace lockstep

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <utility>
 
 #include <ATen/ATen.h>
 
@@ -44,19 +45,7 @@ std::vector<int> members(const Communicator& communicator) {
   return ranks;
 }
 
-void append_range(std::vector<group::WatchedRange>& ranges, const at::Tensor& tensor) {
-  const bool dense = tensor.defined() && tensor.layout() == at::kStrided && tensor.device().is_cpu();
-  ranges.push_back(dense ? group::WatchedRange{tensor.data_ptr(), tensor.nbytes()} : group::WatchedRange{});
-}
-
 }  // namespace
-
-std::string_view name_of(FindingKind kind) noexcept {
-  constexpr std::array<std::string_view, kFindingKinds> kNames = {
-      "optimizer settings differ", "optimizer lacks parameters", "parameters differ",  "gradients not averaged",
-      "gradients summed",          "gradients reduced twice",    "parameters reduced", "same samples"};
-  return kNames[index_of(kind)];
-}
 
 class Sentinel::Impl : public std::enable_shared_from_this<Impl> {
  public:
@@ -74,6 +63,7 @@ class Sentinel::Impl : public std::enable_shared_from_this<Impl> {
   void watch_memory();
   void on_reduction(const group::WatchedReduction& seen);
   void begin_forward();
+  void begin_backward() noexcept { averaged_ = false; }
   void note_local_backward();
   void require_averaged();
   void end_step();
@@ -125,19 +115,28 @@ class Sentinel::Impl : public std::enable_shared_from_this<Impl> {
 /// Parameters first, then their gradients where they are now.
 void Sentinel::Impl::watch_memory() {
   std::vector<group::WatchedRange> ranges;
-  for (const auto& [name, tensor] : parameters_) append_range(ranges, tensor);
-  for (const auto& [name, tensor] : parameters_) append_range(ranges, tensor.grad());
+  for (const auto& [name, tensor] : parameters_) ranges.push_back(group::watched_range(tensor));
+  for (const auto& [name, tensor] : parameters_) ranges.push_back(group::watched_range(tensor.grad()));
   const auto same = [](const auto& a, const auto& b) { return a.begin == b.begin && a.nbytes == b.nbytes; };
   if (std::ranges::equal(ranges, ranges_, same)) return;
   ranges_ = ranges;
-  watch_.emplace(ranges, [weak = weak_from_this()](const group::WatchedReduction& seen) {
+  std::int64_t trained = 0;
+  for (const auto& [name, tensor] : parameters_) trained += tensor.requires_grad() ? tensor.numel() : 0;
+  const auto watcher = [weak = weak_from_this()](const group::WatchedReduction& seen) {
     if (const auto self = weak.lock()) self->on_reduction(seen);
-  });
+  };
+  watch_.emplace(ranges, watcher, trained);
 }
 
 void Sentinel::Impl::on_reduction(const group::WatchedReduction& seen) {
   // Among other ranks it is another kind of parallelism, which has sums of its own.
   if (members(seen.call.communicator) != members(group_->communicator())) return;
+  if (seen.index == ranges_.size()) {
+    // As large as all gradients: likely a copy of them, which the program averages by itself.
+    const bool mean = seen.reduction.op == ReduceOp::kAvg || seen.reduction.op == ReduceOp::kSum;
+    if (mean && std::exchange(unaveraged_, false)) program_averages_ = true;
+    return;
+  }
   const bool gradient = seen.index >= parameters_.size();
   const std::size_t index = gradient ? seen.index - parameters_.size() : seen.index;
   if ((unaveraged_ || program_averages_) && (gradient || seen.reduction.op == ReduceOp::kAvg)) {
@@ -253,9 +252,9 @@ void Sentinel::Impl::compare_settings(const std::vector<Record>& records) {
     if (ranks.empty()) settings_difference_ = difference;
     ranks.push_back(rank);
   }
-  const std::string text = base::cat("optimizer settings differ: ", settings_difference_,
-                                     "; replicas stay equal only where every rank steps alike");
-  add(FindingKind::kOptimizerSettings, {}, std::move(ranks), text);
+  add(FindingKind::kOptimizerSettings, {}, std::move(ranks),
+      base::cat("optimizer settings differ: ", settings_difference_,
+                "; replicas stay equal only where every rank steps alike"));
 }
 
 void Sentinel::Impl::compare_gradients(const std::vector<Record>& records) {
@@ -370,6 +369,8 @@ void Sentinel::before_forward(const std::vector<at::Tensor>& inputs) {
   if (rows.empty()) return impl_->sketch_.freeze();
   impl_->sketch_.add_batch(rows);
 }
+
+void Sentinel::before_backward() noexcept { impl_->begin_backward(); }
 
 bool Sentinel::wants_gradients() const noexcept { return impl_->has_peers() && impl_->state_is_due(impl_->step_ + 1); }
 

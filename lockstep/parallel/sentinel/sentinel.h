@@ -97,6 +97,10 @@ class Sentinel {
   /// the list empty for data that all ranks are meant to see.
   void before_forward(const std::vector<at::Tensor>& inputs);
 
+  /// Local: at the beginning of a backward that will be averaged, where more than one follows a forward: what the
+  /// program, or a communication hook, reduces from now on is not reduced twice.
+  void before_backward() noexcept;
+
   /// True in the steps whose gradients are compared: then the two calls below are made for one piece of the gradients,
   /// in the same place on every rank. Changes with after_backward(true) only.
   bool wants_gradients() const noexcept;

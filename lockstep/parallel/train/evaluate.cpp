@@ -1,6 +1,9 @@
 #include "lockstep/parallel/train/evaluate.h"
 
 #include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include <torch/nn/functional/loss.h>
 #include <torch/nn/module.h>
@@ -12,19 +15,22 @@
 namespace lockstep::train {
 namespace {
 
-/// Puts a module into eval mode and back.
+/// Puts a module into eval mode, and each of its modules back into the one that it was in.
 class EvalMode {
  public:
-  explicit EvalMode(torch::nn::Module& module) : module_(module), was_training_(module.is_training()) {
-    module_.eval();
+  explicit EvalMode(torch::nn::Module& module) {
+    for (const auto& part : module.modules()) before_.emplace_back(part, part->is_training());
+    module.eval();
   }
-  ~EvalMode() { module_.train(was_training_); }
+  ~EvalMode() {
+    // train() reaches a module's children as well; they come after it in the list.
+    for (const auto& [part, trained] : before_) part->train(trained);
+  }
   EvalMode(const EvalMode&) = delete;
   EvalMode& operator=(const EvalMode&) = delete;
 
  private:
-  torch::nn::Module& module_;
-  bool was_training_;
+  std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> before_;
 };
 
 }  // namespace

@@ -55,7 +55,7 @@ class Run {
       const bool last = epoch == options_.epochs || step_ == steps_;
       EpochRecord record = summarize(epoch, totals);
       if (options_.test != nullptr && (last || (options_.eval_every > 0 && epoch % options_.eval_every == 0))) {
-        record.test = evaluate(model_, *options_.test, *group_);
+        record.test = evaluate_replicas();
       }
       if (options_.on_epoch) options_.on_epoch(record);
       report.epochs = epoch;
@@ -71,6 +71,13 @@ class Run {
   }
 
  private:
+  /// Of rank 0's buffers on every rank, as they are saved.
+  Evaluation evaluate_replicas() {
+    const at::NoGradGuard no_grad;
+    engine_.before_forward();
+    return evaluate(model_, *options_.test, *group_);
+  }
+
   Totals run_epoch(std::int64_t epoch) {
     Totals totals;
     sampler_.set_epoch(static_cast<std::uint64_t>(epoch - 1));

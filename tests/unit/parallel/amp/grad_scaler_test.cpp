@@ -49,6 +49,15 @@ TEST(GradScaler, ScalesTheLossAndNotTheStep) {
   EXPECT_EQ(weight.value.grad().item<float>(), 0.5F);
 }
 
+TEST(GradScaler, UnscalesWhatIsListedTwiceOnce) {
+  GradScaler scaler;
+  at::Tensor tied = torch::ones({1}, at::requires_grad());
+  SGD optimizer({tied, tied}, 0.5);  // As parameters() lists a layer that two others share.
+  scaler.scale((tied * 3).sum()).backward();
+  scaler.unscale(optimizer);
+  EXPECT_EQ(tied.grad().item<float>(), 3);
+}
+
 TEST(GradScaler, SkipsAStepWithInfOrNanAndBacksOff) {
   for (const float bad : {kInfinity, -kInfinity, std::nanf("")}) {
     GradScaler scaler({.init_scale = 1024, .backoff_factor = 0.25});

@@ -40,6 +40,10 @@ TEST(AutogradGraph, FindsWhatABackwardReaches) {
   EXPECT_THAT(reached_nodes({a.detach(), at::ones({1})}, probe.nodes), IsEmpty());
   EXPECT_THAT(reached_nodes({}, probe.nodes), IsEmpty());
   EXPECT_THAT(reached_nodes({p[1], p[1]}, probe.nodes), ElementsAre(1));  // An output that is a parameter itself.
+  // A leaf that nobody watches: its node is made when it is asked for.
+  const at::Tensor stranger = torch::ones({2}, torch::requires_grad());
+  EXPECT_THAT(reached_nodes({stranger, a}, probe.nodes), ElementsAre(0, 2));
+  EXPECT_THAT(predict_order({stranger}, probe.nodes), IsEmpty());
 }
 
 TEST(AutogradGraph, PredictsTheOrderOfAChain) {

@@ -106,14 +106,51 @@ TEST(CommHook, IsOneAndTheSameOnAllRanksBeforeTheFirstBackward) {
 
 TEST(CommHook, ItsExceptionEndsTheGroup) {
   struct Failing final : CommHook {
+    explicit Failing(bool fails) : fails_(fails) {}
     std::string name() const override { return "failing"; }
-    Work start(ProcessGroup&, const GradientBucket&) override { throw std::runtime_error("no memory for codes"); }
+    Work start(ProcessGroup& group, const GradientBucket& bucket) override {
+      if (fails_) throw std::runtime_error("no memory for codes");
+      at::Tensor buffer = bucket.buffer;
+      return group.all_reduce_async(buffer, premul_sum(bucket.factor));
+    }
+    bool fails_;
   };
-  run_rank_threads(1, [](const auto& group) {
+  run_rank_threads(2, [](const auto& group) {
     WeightedSum model(Specs{{{5}}});
     DistributedDataParallel ddp(model, group);
-    ddp->register_comm_hook(std::make_shared<Failing>());
-    EXPECT_THAT(error_text<std::runtime_error>([&] { ddp->forward(1).backward(); }), HasSubstr("no memory for codes"));
+    ddp->register_comm_hook(std::make_shared<Failing>(group->rank() == 1));
+    const auto step = [&] { ddp->forward(1).backward(); };
+    if (group->rank() == 1) {
+      EXPECT_THAT(error_text<std::runtime_error>(step), HasSubstr("no memory for codes"));
+    } else {
+      EXPECT_THAT(error_text<AbortedError>(step), HasSubstr("no memory for codes"));
+    }
+  });
+}
+
+/// Averages through the group, as the sentinel can see.
+struct AveragingHook final : CommHook {
+  std::string name() const override { return "averaging"; }
+  Work start(ProcessGroup& group, const GradientBucket& bucket) override {
+    at::Tensor buffer = bucket.buffer;
+    return group.all_reduce_async(buffer, premul_sum(bucket.factor));
+  }
+};
+
+TEST(CommHook, ThatReducesThroughTheGroupReducesOnce) {
+  run_rank_threads(2, [](const auto& group) {
+    WeightedSum model(Specs{{{5}}});
+    DistributedDataParallel ddp(model, group);
+    ddp->register_comm_hook(std::make_shared<AveragingHook>());
+    ddp->forward(1).backward();
+    const at::Tensor first = ddp->forward(2);
+    const at::Tensor second = ddp->forward(3);
+    first.backward();
+    second.backward();
+    ddp->join([&] {
+      for (int i = 0; i < 2; ++i) ddp->forward(4).backward();
+    });
+    EXPECT_TRUE(ddp->findings().empty());
   });
 }
 

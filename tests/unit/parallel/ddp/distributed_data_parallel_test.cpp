@@ -187,6 +187,20 @@ at::Tensor targets(int step, int samples) {
 }
 
 /// Weights that do not come from the one random generator that all threads share.
+TEST(DistributedDataParallel, SeveralForwardsBeforeOneBackwardLeaveNoRankBehind) {
+  run_rank_threads(2, [](const auto& group) {
+    SmallNet net(5, true);
+    DistributedDataParallel ddp(net, group);
+    for (int step = 0; step < 2; ++step) {
+      // BatchNorm saves its buffers for backward, and the second forward takes rank 0's.
+      const at::Tensor first = ddp->forward(at::ones({4, 3}));
+      const at::Tensor second = ddp->forward(at::arange(12, at::kFloat).view({4, 3}) * (group->rank() + 1.0));
+      (first.sum() + second.sum()).backward();
+    }
+    EXPECT_EQ(ddp->stats().steps, 2);
+  });
+}
+
 void fill(SmallNet& net) {
   const at::NoGradGuard no_grad;
   net->to(at::kDouble);

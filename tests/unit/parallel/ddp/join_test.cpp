@@ -103,6 +103,41 @@ TEST(Join, ARankWithoutAnyInputTakesPartInBuffersAndOrder) {
   });
 }
 
+TEST(Join, AnEvaluationAfterwardsIsTheSameOnRanksThatHadNoInput) {
+  run_rank_threads(2, [](const auto& group) {
+    SmallNet net(5, true);
+    DistributedDataParallel ddp(net, group);
+    ddp->join([&] {
+      for (int step = 0; step < group->rank(); ++step) ddp->forward(at::ones({4, 3})).sum().backward();
+    });
+    {
+      const at::NoGradGuard no_grad;
+      net->eval();
+      ddp->forward(at::ones({4, 3}));
+      net->train();
+    }
+    ddp->forward(at::ones({4, 3})).sum().backward();
+    EXPECT_EQ(ddp->stats().steps, 2);
+  });
+}
+
+TEST(Join, AStaticGraphIsLearntWhereEveryRankHasAnInput) {
+  run_rank_threads(2, [](const auto& group) {
+    WeightedSum model(Specs{{{4}}, {{5}}});
+    if (group->rank() == 1) model->left_out = {1};
+    DistributedDataParallel ddp(model, group, {.bucket_cap_bytes = 1, .static_graph = true});
+    ddp->join([&] {
+      for (int step = 0; step < group->rank(); ++step) ddp->forward(1).backward();
+    });
+    for (int step = 0; step < 3; ++step) {
+      for (auto& weight : model->weights) weight.mutable_grad() = at::Tensor();
+      ddp->forward(group->rank() == 0 ? 10 : 20).backward();
+      EXPECT_TRUE(all_equal(model->weights[0].grad(), 15)) << step;
+      EXPECT_TRUE(all_equal(model->weights[1].grad(), 10)) << "of rank 0 alone, in step " << step;
+    }
+  });
+}
+
 TEST(Join, AnEvaluationOfTheRanksThatHaveInputsAsksNobody) {
   run_rank_threads(2, [](const auto& group) {
     SmallNet net(5, true);

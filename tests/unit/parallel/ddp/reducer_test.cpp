@@ -332,6 +332,23 @@ TEST(Reducer, SaysThatTheLastBackwardWasLeftMidway) {
   });
 }
 
+TEST(Reducer, EndsTheGroupWhenItGoesWithBucketsOnTheirWay) {
+  std::barrier made(2);
+  run_rank_threads(2, [&](const auto& group) {
+    WeightedSum model(Specs{{{4}}, {{5}}});
+    auto reducer = make_reducer(group, *model, kTinyBuckets);
+    made.arrive_and_wait();
+    if (group->rank() == 0) {
+      EXPECT_THROW(leave_backward(*reducer, model), std::runtime_error);
+      reducer.reset();
+    } else {
+      EXPECT_THAT(error_text<AbortedError>([&] { step(*reducer, model, 1); }),
+                  HasSubstr("in the middle of a backward"));
+    }
+    EXPECT_THROW(group->barrier(), AbortedError);
+  });
+}
+
 TEST(Reducer, SaysThatAParameterGotItsGradientTwice) {
   WeightedSum model(Specs{{{4}}, {{5}}});
   const auto reducer = make_reducer(world_of_one(), *model, kTinyBuckets);

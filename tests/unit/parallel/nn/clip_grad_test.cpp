@@ -45,6 +45,13 @@ TEST(ClipGradNorm, ScalesToTheLargestNormAllowed) {
   }
 }
 
+TEST(ClipGradNorm, CountsWhatIsListedTwiceOnce) {
+  Tensors parameters = three_and_four();
+  parameters.push_back(parameters[0]);  // As parameters() lists a layer that two others share.
+  EXPECT_EQ(clip_grad_norm(parameters, 1), 5);
+  EXPECT_EQ(parameters[0].grad().item<double>(), 3 / (5 + 1e-6));
+}
+
 TEST(ClipGradNorm, LeavesWhatIsSmallEnoughAsItIs) {
   const Tensors parameters = three_and_four();
   EXPECT_EQ(clip_grad_norm(parameters, 5.1), 5);

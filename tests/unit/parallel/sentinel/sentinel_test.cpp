@@ -207,6 +207,30 @@ TEST(Sentinel, AProgramThatAveragesByItselfIsFine) {
   });
 }
 
+TEST(Sentinel, AProgramThatAveragesAFlatCopyIsFine) {
+  run_rank_threads(2, [](const Group& group) {
+    Training training(group);
+    training.average_ = [](ProcessGroup& peers, at::Tensor& bucket) { peers.all_reduce(bucket, ReduceOp::kAvg); };
+    for (int i = 0; i < 4; ++i) {
+      training.optimizer_.zero_grad();
+      training.compute(training.fresh_batch());
+      training.sentinel_.after_backward(false);
+      std::vector<at::Tensor> flat;
+      for (const at::Tensor& parameter : training.net_->parameters()) flat.push_back(parameter.grad().flatten());
+      at::Tensor bucket = at::cat(flat);
+      group->all_reduce(bucket, ReduceOp::kAvg);
+      std::int64_t offset = 0;
+      for (const at::Tensor& parameter : training.net_->parameters()) {
+        parameter.grad().copy_(bucket.slice(0, offset, offset + parameter.numel()).view_as(parameter));
+        offset += parameter.numel();
+      }
+      training.optimizer_.step();
+    }
+    training.step(training.fresh_batch());
+    EXPECT_THAT(training.findings(), IsEmpty()) << texts_of(training.findings());
+  });
+}
+
 TEST(Sentinel, ReductionsAmongOtherRanksAndBroadcastsAreFine) {
   run_rank_threads(3, [](const Group& group) {
     Training training(group);

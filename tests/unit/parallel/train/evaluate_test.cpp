@@ -38,6 +38,17 @@ TEST_P(EvaluateExactly, CountsEachSampleOnceWhateverTheWorld) {
 INSTANTIATE_TEST_SUITE_P(WorldsAndSizes, EvaluateExactly,
                          ::testing::Combine(::testing::Values(1, 2, 3, 5), ::testing::Values(1, 2, 4, 5, 6, 7, 31)));
 
+TEST(Evaluate, LeavesPartsInTheModeThatTheyWereIn) {
+  run_ranks(1, [](const std::shared_ptr<ProcessGroup>& group) {
+    torch::nn::Sequential net(torch::nn::Linear(4, 3), torch::nn::Dropout(0.5));
+    net[1]->as<torch::nn::Dropout>()->eval();
+    evaluate(Model(net), Blobs(5), *group);
+    EXPECT_TRUE(net->is_training());
+    EXPECT_TRUE(net[0]->is_training());
+    EXPECT_FALSE(net[1]->is_training());
+  });
+}
+
 TEST(Evaluate, RestoresEvalMode) {
   run_ranks(1, [](const std::shared_ptr<ProcessGroup>& group) {
     const Model model(make_linear(4, 3));
