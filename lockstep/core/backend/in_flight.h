@@ -22,8 +22,8 @@ class InFlightList {
  public:
   static InFlightList& of_this_thread();
 
-  /// Adds a group, which must not be there.
-  void add(std::weak_ptr<InFlight> group) { groups_.push_back(std::move(group)); }
+  /// Adds a group that is not there yet.
+  void add(const std::weak_ptr<InFlight>& group);
   bool empty() const noexcept { return groups_.empty(); }
   /// True when there are groups besides the one that waits.
   bool has_others() const noexcept { return groups_.size() > 1; }

@@ -12,6 +12,7 @@
 #include <memory>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "lockstep/core/base/check.h"
 
@@ -192,6 +193,18 @@ std::optional<UniqueFd> Listener::accept() {
   }
 }
 
+int try_each(std::size_t addresses, const Deadline& deadline,
+             const std::function<int(std::size_t, const Deadline&)>& connect) {
+  int error = 0;
+  for (std::size_t index = 0; index < addresses; ++index) {
+    const auto share = deadline.left() / static_cast<Duration::rep>(addresses - index);
+    const int result = connect(index, deadline.bounded() ? Deadline::after(share) : deadline);
+    if (result == 0) return 0;
+    if (may_come_later(result) || !may_come_later(error)) error = result;
+  }
+  return error;
+}
+
 Socket connect_tcp(const std::string& host, int port, Deadline deadline) {
   constexpr Duration kLongestPause = milliseconds(100);
   const std::string peer = host_and_port(host, port);
@@ -199,12 +212,13 @@ Socket connect_tcp(const std::string& host, int port, Deadline deadline) {
   for (;;) {
     int error = EAGAIN;
     if (const Addresses addresses = resolve(host, port, 0)) {
-      for (const addrinfo* at = addresses.get(); at != nullptr; at = at->ai_next) {
-        UniqueFd fd;
-        error = try_connect(*at, deadline, fd);
-        if (error == 0) return Socket(std::move(fd), peer);
-        if (!may_come_later(error)) throw SystemError("connect to " + peer, error);
-      }
+      std::vector<const addrinfo*> list;
+      for (const addrinfo* at = addresses.get(); at != nullptr; at = at->ai_next) list.push_back(at);
+      UniqueFd fd;
+      error = try_each(list.size(), deadline,
+                       [&](std::size_t index, const Deadline& share) { return try_connect(*list[index], share, fd); });
+      if (error == 0) return Socket(std::move(fd), peer);
+      if (!may_come_later(error)) throw SystemError("connect to " + peer, error);
     }
     if (deadline.passed()) {
       throw TimeoutError(base::cat("connect to ", peer, " timed out after ", seconds(deadline.timeout()),

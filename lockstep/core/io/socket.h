@@ -2,6 +2,7 @@
 // Internal: never included from a public header.
 
 #include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -53,6 +54,12 @@ class Listener {
   UniqueFd fd_;
   int port_ = 0;
 };
+
+/// One round over a host's addresses, by index: `connect` has until its deadline, which leaves each of those to come a
+/// fair share of `deadline`, and returns an errno; 0 ends the round. Returns 0, or the last error that may go away by
+/// itself, or the last one where none may: a server that is not up yet counts for more than a protocol that is off.
+int try_each(std::size_t addresses, const Deadline& deadline,
+             const std::function<int(std::size_t, const Deadline&)>& connect);
 
 /// Connects; retries a host that refuses or cannot be reached yet, until `deadline`: then TimeoutError that names host,
 /// port and the last refusal. UsageError for a host without an address, at once. The resolver keeps time by itself.

@@ -12,6 +12,15 @@ namespace {
 
 using Where = Place::Where;
 
+/// What the inputs of an average are multiplied by, so that sums between its steps fit where its result does: f16 ends
+/// at 65504. A power of two, which rounds nothing that is not subnormal then.
+double headroom(const Collective& call, int world_size) {
+  double factor = 1;
+  if (call.op != ReduceOp::kAvg || call.dtype != DType::kFloat16) return factor;
+  while (factor * world_size > 1) factor /= 2;
+  return factor;
+}
+
 class Builder {
  public:
   Builder(const Collective& call, const std::vector<std::size_t>& offsets, const Topology& topology)
@@ -20,7 +29,8 @@ class Builder {
         topology_(topology),
         width_(size_of(call.dtype)),
         carriers_(static_cast<std::size_t>(topology.carriers())),
-        segment_(carriers_ * kShardBytes / width_) {}
+        segment_(carriers_ * kShardBytes / width_),
+        headroom_(headroom(call, topology.world_size)) {}
 
   Program build() {
     switch (call_.kind) {
@@ -86,9 +96,13 @@ class Builder {
   /// Everyone's inputs on this host, summed: each carrier gets its shard at `output`.
   int add_inner_sum(const Segment& segment, Place input, Place output, int after) {
     // The factors are applied here; an average is divided where the sum is whole.
-    const ReduceOp op = call_.op == ReduceOp::kAvg ? ReduceOp::kSum : call_.op;
-    return add(
-        {Engine::kInner, OpKind::kReduceScatter, op, 0, segment.size, shards(segment), input, output, {after, -1}});
+    const bool averages = call_.op == ReduceOp::kAvg;
+    const ReduceOp sum = headroom_ < 1 ? ReduceOp::kPreMulSum : ReduceOp::kSum;
+    const ReduceOp op = averages ? sum : call_.op;
+    Step step{Engine::kInner, OpKind::kReduceScatter, op, 0, segment.size, shards(segment), input, output};
+    step.after = {after, -1};
+    step.factor = averages ? headroom_ : call_.factor;
+    return add(std::move(step));
   }
   /// What the carriers have, their shards, for all.
   int add_inner_gather(const Segment& segment, Place input, Place output, int after) {
@@ -105,9 +119,12 @@ class Builder {
     const ReduceOp op = sums ? ReduceOp::kSum : call_.op;
     const int crossed = add({Engine::kCross, kind, op, root_host, count, {}, shard_place, shard_place, {after, -1}});
     const bool has_result = kind == OpKind::kAllReduce || (kind == OpKind::kReduce && root_host == topology_.host());
-    if (call_.op != ReduceOp::kAvg || !has_result) return crossed;
-    return add(
-        {Engine::kHere, OpKind::kAllReduce, ReduceOp::kAvg, 0, count, {}, shard_place, shard_place, {crossed, -1}});
+    const double factor = 1.0 / (headroom_ * topology_.world_size);
+    if (call_.op != ReduceOp::kAvg || !has_result || factor == 1) return crossed;
+    Step scaling{Engine::kHere, OpKind::kAllReduce, ReduceOp::kAvg, 0, count, {}, shard_place, shard_place};
+    scaling.after = {crossed, -1};
+    scaling.factor = factor;
+    return add(std::move(scaling));
   }
   int add_copy(Place input, Place output, std::size_t count, int after) {
     return add({Engine::kHere, OpKind::kBroadcast, ReduceOp::kSum, 0, count, {}, input, output, {after, -1}});
@@ -328,6 +345,7 @@ class Builder {
   std::size_t width_;
   std::size_t carriers_;
   std::size_t segment_;  ///< elements of a whole one
+  double headroom_;
   Program program_;
 };
 

@@ -43,6 +43,7 @@ struct Step {
   Place output;
   std::array<int, 2> after = {-1, -1};  ///< steps that must be complete before this one begins
   bool behind_cross = false;            ///< some rank of the engine's has something to do across hosts before it
+  double factor = 1;                    ///< of this rank, for kPreMulSum; of a scaling
 };
 
 /// Every engine begins its steps in the order of the list, which is the same on all ranks that share the engine.

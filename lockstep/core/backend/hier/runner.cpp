@@ -184,7 +184,7 @@ Collective Runner::call_of(const Operation& operation, const Step& step) const {
   call.dtype = whole.dtype;
   call.op = step.op;
   call.root = step.root;
-  call.factor = whole.factor;
+  call.factor = step.factor;
   call.count = step.count;
   call.counts = step.counts;
   call.input = at(step.input);
@@ -202,9 +202,7 @@ Collective Runner::call_of(const Operation& operation, const Step& step) const {
 
 void Runner::do_here(const Operation& operation, const Step& step) const {
   const Collective call = call_of(operation, step);
-  if (step.kind == OpKind::kAllReduce) {
-    return kernels::scale(call.output, call.count, call.dtype, 1.0 / topology_.world_size);
-  }
+  if (step.kind == OpKind::kAllReduce) return kernels::scale(call.output, call.count, call.dtype, call.factor);
   std::memcpy(call.output, call.input, call.count * size_of(call.dtype));
 }
 

@@ -211,11 +211,14 @@ void Runner::abort(std::string_view cause) noexcept {
   end_all(cause);
 }
 
-// Where only this thread may call the transport, no engine could tell its peers yet.
+// A look into each engine. Where only this thread may call the transport, none could tell its peers yet; elsewhere the
+// background thread, which looks into each by itself, has left it then, and finds later that it has ended. Only now may
+// the transport that they share be closed.
 void Runner::close() noexcept {
+  const Turn turn(entered_);
   (void)failure_.poll();
   for (const Engine engine : {Engine::kCross, Engine::kFlat}) {
-    Backend* const each = any_thread() ? nullptr : backend(engine);
+    Backend* const each = backend(engine);
     if (each == nullptr) continue;
     try {
       each->look_after({});

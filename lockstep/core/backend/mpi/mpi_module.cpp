@@ -87,15 +87,21 @@ class Orphans {
   /// Waits so long at most.
   void wait(Duration patience) {
     const Clock::time_point end = Clock::now() + patience;
-    while (!requests_.done() && Clock::now() < end) std::this_thread::sleep_for(kNap);
+    while (!done() && Clock::now() < end) std::this_thread::sleep_for(kNap);
   }
   /// Waits kDrain at most; returns what is still moving then.
   Requests drain() {
     wait(kDrain);
+    const std::lock_guard<std::mutex> guard(lock_);
     return std::move(requests_);
   }
 
  private:
+  bool done() {
+    const std::lock_guard<std::mutex> guard(lock_);
+    return requests_.done();
+  }
+
   std::mutex lock_;
   Requests requests_;
   std::set<MpiTransfer*> live_;

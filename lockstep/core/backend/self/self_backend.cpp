@@ -32,11 +32,12 @@ class SelfBackend final : public Backend {
   }
   void move(const Collective& collective) {
     const bool moves = collective.kind != OpKind::kBarrier && collective.kind != OpKind::kBroadcast;
-    if (!moves || collective.count == 0) return;
+    if (!moves) return;
     if (!collective.recv_counts.empty() && collective.recv_counts[0] != collective.count) {
       throw MismatchError(base::cat(describe(collective), ": rank 0 sends ", collective.count,
                                     " elements to itself and expects ", collective.recv_counts[0]));
     }
+    if (collective.count == 0) return;
     if (reduces(collective.kind) && collective.op == ReduceOp::kPreMulSum) {
       const std::array<const void*, 1> sources = {collective.input};
       const std::array<void*, 1> destinations = {collective.output};

@@ -141,6 +141,8 @@ bool Mailbox::receive_more(int from) {
 bool Mailbox::read_record(int from, const Record& record) {
   Peer& peer = peers_[static_cast<std::size_t>(from)];
   const auto dtype = static_cast<DType>(record.dtype);
+  // The peer was through with allocate() first, which this rank is in: the call after it looks again.
+  if (record.kind == RecordKind::kAddress && !segment_.has_mapped(record.address)) return false;
   if (peer.arriving == nullptr) {
     peer.arriving = inbox_.begin({from, record.tag, dtype, record.count});
     peer.received = 0;

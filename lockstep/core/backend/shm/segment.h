@@ -71,6 +71,8 @@ class Segment {
   BackendMemory map_reserved();
   /// Where `data` lies, if [data, data + nbytes) is inside of one live allocation of this rank.
   SharedAddress locate(const void* data, std::size_t nbytes) const noexcept;
+  /// False of an allocation that a peer has through already, and this rank not yet; true of one freed since.
+  bool has_mapped(SharedAddress address) const noexcept { return address.allocation <= mappings_.size(); }
   /// A rank's buffer, as mapped here; null where this rank does not hold that allocation (any more).
   std::byte* resolve(int rank, SharedAddress address) const noexcept;
 

@@ -150,9 +150,12 @@ void Engine::begin(Operation& operation) {
       if (own != payload.data()) std::memmove(own, payload.data(), payload.size());
       continue;
     }
-    const bool own_sizes = call.kind == OpKind::kAllToAll && !operation.offsets.empty();
-    header.to_you = own_sizes ? operation.offsets[at + 1] - operation.offsets[at] : 0;
-    header.payload = payload.size();
+    if (call.kind == OpKind::kAllToAll && !operation.offsets.empty()) {
+      header.to_you = operation.offsets[at + 1] - operation.offsets[at];
+      header.from_you = operation.recv_offsets[at + 1] - operation.recv_offsets[at];
+    } else {
+      header.payload = payload.size();
+    }
     outgoing_.send(peer, kHeaderChannel, std::as_bytes(std::span(&header, 1)), payload);
   }
   operation.begun = true;
@@ -334,8 +337,10 @@ void Engine::start(const Message& message) {
 
 void Engine::abort(std::string_view cause) noexcept { failure_.report(FailureKind::kAborted, -1, 0, cause); }
 
-// Where only this thread may call the transport, report() could tell nobody.
+// Where only this thread may call the transport, report() could tell nobody. Who looks in from elsewhere has left once
+// this has its turn, and finds later that the group has ended.
 void Engine::close() noexcept {
+  const Turn turn(entered_);
   (void)failure_.poll();
   transport_->close(kFarewell);
 }

@@ -60,10 +60,14 @@ void Engine::check_agreement(const Operation& operation, int peer, const Header&
                                   " disagree: ", disagreement(operation.header, describe(mine), rank_, theirs, peer)));
   }
   if (mine.kind != OpKind::kAllToAll || operation.recv_offsets.empty()) return;
-  const std::size_t expected = operation.recv_offsets[at + 1] - operation.recv_offsets[at];
-  if (theirs.to_you == expected) return;
-  throw MismatchError(base::cat("the ranks of group ", group_, " disagree: ", describe(mine), ": rank ", peer,
-                                " sends ", theirs.to_you, " elements to rank ", rank_, ", which expects ", expected));
+  // Both ways: to send more than its receiver has room for would end the connection.
+  const auto compare = [&](int from, std::size_t sent, int to, std::size_t expected) {
+    if (sent == expected) return;
+    throw MismatchError(base::cat("the ranks of group ", group_, " disagree: ", describe(mine), ": rank ", from,
+                                  " sends ", sent, " elements to rank ", to, ", which expects ", expected));
+  };
+  compare(peer, theirs.to_you, rank_, operation.recv_offsets[at + 1] - operation.recv_offsets[at]);
+  compare(rank_, operation.offsets[at + 1] - operation.offsets[at], peer, theirs.from_you);
 }
 
 }  // namespace lockstep::wire

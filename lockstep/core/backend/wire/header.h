@@ -22,10 +22,13 @@ inline constexpr int kChannelsPerGroup = 4096;
 struct Header {
   std::uint64_t sequence = 0;
   std::uint64_t count = 0;
-  std::uint64_t parts = 0;    ///< digest of the parts that all ranks must give alike; 0: equal parts
-  std::uint64_t to_you = 0;   ///< elements that the receiver gets, of an unequal all_to_all
-  double factor = 1;          ///< of the sender, for kPreMulSum
-  std::uint64_t payload = 0;  ///< bytes
+  std::uint64_t parts = 0;   ///< digest of the parts that all ranks must give alike; 0: equal parts
+  std::uint64_t to_you = 0;  ///< elements that the receiver gets, of an unequal all_to_all
+  double factor = 1;         ///< of the sender, for kPreMulSum
+  union {
+    std::uint64_t payload = 0;  ///< bytes
+    std::uint64_t from_you;     ///< elements that the sender expects, of an unequal all_to_all: that has no payload
+  };
   std::int32_t root = 0;
   std::uint8_t kind = 0;
   std::uint8_t dtype = 0;
@@ -35,7 +38,7 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64);
 
-/// Without to_you, factor and payload, which differ from rank to rank.
+/// Without to_you, from_you, factor and payload, which differ from rank to rank.
 Header header_of(const Collective& collective);
 /// True where both call the same.
 bool agree(const Header& mine, const Header& theirs) noexcept;

@@ -34,19 +34,20 @@ void Incoming::pop() {
 
 void Outgoing::send(int peer, int channel, std::span<const std::byte> head, std::span<const std::byte> payload) {
   Value value;
+  value.peer = peer;
   value.bytes.reserve(head.size() + payload.size());
   value.bytes.insert(value.bytes.end(), head.begin(), head.end());
   value.bytes.insert(value.bytes.end(), payload.begin(), payload.end());
   value.transfer = transport_.send(peer, channel, value.bytes.data(), value.bytes.size());
   if (value.transfer->state() == TransferState::kComplete) return;
-  pending_nbytes_ += value.bytes.size();
+  pending_nbytes_[static_cast<std::size_t>(peer)] += value.bytes.size();
   values_.push_back(std::move(value));
 }
 
 void Outgoing::collect() {
   std::erase_if(values_, [this](const Value& value) {
     if (value.transfer->state() == TransferState::kMoving) return false;
-    pending_nbytes_ -= value.bytes.size();
+    pending_nbytes_[static_cast<std::size_t>(value.peer)] -= value.bytes.size();
     return true;
   });
 }

@@ -48,21 +48,25 @@ class Incoming {
 /// Sends small values, copied; they go in the order of one channel.
 class Outgoing {
  public:
-  explicit Outgoing(Transport& transport) : transport_(transport) {}
+  explicit Outgoing(Transport& transport)
+      : transport_(transport), pending_nbytes_(static_cast<std::size_t>(transport.world_size())) {}
   void send(int peer, int channel, std::span<const std::byte> head, std::span<const std::byte> payload = {});
   /// Forgets what has gone.
   void collect();
-  /// Bytes that have not gone yet.
-  std::size_t pending_nbytes() const noexcept { return pending_nbytes_; }
+  /// True when all have gone.
+  bool empty() const noexcept { return values_.empty(); }
+  /// Bytes that have not gone to `peer` yet.
+  std::size_t pending_nbytes(int peer) const { return pending_nbytes_[static_cast<std::size_t>(peer)]; }
 
  private:
   struct Value {
+    int peer = 0;
     std::vector<std::byte> bytes;
     std::unique_ptr<Transfer> transfer;
   };
   Transport& transport_;
   std::deque<Value> values_;
-  std::size_t pending_nbytes_ = 0;
+  std::vector<std::size_t> pending_nbytes_;  // A rank each.
 };
 
 /// The group's failure: the first cause, found here or told by a peer.

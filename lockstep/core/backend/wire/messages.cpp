@@ -42,8 +42,10 @@ void Messages::start(const Message& message) {
     return;
   }
   sending_.push_back({message, nullptr});
-  // In their order: not before one that found no room.
-  if (not_begun_ > 0 || !begin(sending_.back())) ++not_begun_;
+  Sending& sending = sending_.back();
+  auto& waiting = peers_[static_cast<std::size_t>(message.peer)].waiting;
+  // In their order: not before one that found no room. Who receives late holds up nobody else.
+  if (!waiting.empty() || !begin(sending)) waiting.push_back(&sending);
   drop_sent();
 }
 
@@ -56,7 +58,7 @@ bool Messages::begin(Sending& sending) {
     outgoing_.send(message.peer, kMessageChannel, head);
     sending.transfer = transport_.send(message.peer, data_channel(header.number), message.buffer, nbytes_of(message));
   } else {
-    if (outgoing_.pending_nbytes() >= kBufferedBytes) return false;
+    if (outgoing_.pending_nbytes(message.peer) >= kBufferedBytes) return false;
     outgoing_.send(message.peer, kMessageChannel, head, bytes_of(message));
   }
   sending.begun = true;
@@ -73,10 +75,10 @@ bool Messages::drop_sent() {
 bool Messages::progress() {
   bool moved = false;
   outgoing_.collect();
-  for (auto each = sending_.begin(); not_begun_ > 0 && each != sending_.end(); ++each) {
-    if (each->begun) continue;
-    if (!begin(*each)) break;
-    --not_begun_;
+  if (!sending_.empty()) {
+    for (Peer& peer : peers_) {
+      while (!peer.waiting.empty() && begin(*peer.waiting.front())) peer.waiting.pop_front();
+    }
   }
   moved |= drop_sent();
   if (!inbox_.pending()) return moved;

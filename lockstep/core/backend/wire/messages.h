@@ -25,7 +25,7 @@ class Messages {
   bool progress();
 
   /// True when nothing is in flight.
-  bool idle() const noexcept { return sending_.empty() && !inbox_.pending() && outgoing_.pending_nbytes() == 0; }
+  bool idle() const noexcept { return sending_.empty() && !inbox_.pending() && outgoing_.empty(); }
   bool completed(std::uint64_t id) const;
   /// Of a completed receive from any rank: where it came from.
   int take_source_of(std::uint64_t id) { return inbox_.take_source_of(id); }
@@ -38,13 +38,13 @@ class Messages {
   std::string unclaimed() const { return inbox_.unclaimed(); }
 
  private:
-  /// A small message is complete once it is copied, as long as no more than this is under way.
+  /// A small message is complete once it is copied, as long as no more than this is under way to its receiver.
   static constexpr std::size_t kBufferedBytes = 1u << 20;
 
   struct Sending {
     Message message;
     std::unique_ptr<Transfer> transfer;  ///< of a large one's bytes
-    bool begun = false;                  ///< else it found no room yet
+    bool begun = false;                  ///< else it waits for room
   };
   struct Receiving {
     Inbox::Arriving* arriving;
@@ -53,6 +53,7 @@ class Messages {
   struct Peer {
     std::unique_ptr<Incoming> headers;
     std::uint64_t large_messages = 0;  ///< sent
+    std::deque<Sending*> waiting;      ///< for room, in order
   };
   struct ToSelf {
     Inbox::Header header;
@@ -70,7 +71,6 @@ class Messages {
   Outgoing outgoing_;
   std::vector<Peer> peers_;
   std::list<Sending> sending_;
-  std::size_t not_begun_ = 0;
   std::list<Receiving> receiving_;
   std::deque<ToSelf> to_self_;
 };

@@ -3,10 +3,12 @@
 #include "lockstep/core/backend/in_flight.h"
 
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "lockstep/core/backend/in_flight_engine.h"
 #include "tests/support/ranks.h"
 
 namespace lockstep {
@@ -50,6 +52,45 @@ TEST(InFlightList, GroupsAddedByOneThatMovesAreMovedToo) {
     for (const auto& part : made_of_parts->parts()) EXPECT_EQ(part->moved(), 2);
     EXPECT_FALSE(list.has_others());
     EXPECT_FALSE(list.empty());
+  });
+}
+
+TEST(InFlightList, IsAsShortAsThereAreGroups) {
+  support::run_ranks(1, [](int) {
+    InFlightList& list = InFlightList::of_this_thread();
+    for (int round = 0; round < 3; ++round) list.add(std::make_shared<Group>(1));
+    const auto group = std::make_shared<Group>(1);
+    for (int round = 0; round < 3; ++round) list.add(group);
+    EXPECT_FALSE(list.has_others());
+    const auto other = std::make_shared<Group>(1);
+    list.add(other);
+    EXPECT_TRUE(list.has_others());
+    list.progress_others(group.get());
+    EXPECT_EQ(other->moved(), 1);
+    EXPECT_FALSE(list.has_others());
+  });
+}
+
+/// Has something in flight always.
+class BusyEngine final : public InFlightEngine {
+ public:
+  void begin() { show_in_flight(); }
+
+ private:
+  bool progress() override { return false; }
+  bool idle() const noexcept override { return false; }
+  bool has_ended() noexcept override { return false; }
+};
+
+TEST(InFlightEngine, StandsOnceInTheListOfEachOfItsThreads) {
+  support::run_ranks(1, [](int) {
+    const auto engine = std::make_shared<BusyEngine>();
+    for (int round = 0; round < 3; ++round) {
+      engine->begin();
+      std::thread([&] { engine->begin(); }).join();
+    }
+    EXPECT_FALSE(InFlightList::of_this_thread().empty());
+    EXPECT_FALSE(InFlightList::of_this_thread().has_others());
   });
 }
 

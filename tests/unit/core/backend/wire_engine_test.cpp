@@ -282,6 +282,55 @@ TEST_P(WireFailures, ADisagreementIsToldToAllWithBothSides) {
   }
 }
 
+/// The parts of an exchange are 100 elements, but for what a rank sends to another one and what that one expects.
+struct Split {
+  std::size_t sent;
+  std::size_t expected;
+};
+
+/// What was wrong with what the ranks were told where `guilty` and the one behind it disagree.
+std::vector<std::string> told_of_a_split(const World& world, int guilty, const Split& split) {
+  std::mutex mutex;
+  std::vector<std::string> complaints;
+  const int receiver = (guilty + 1) % world.size;
+  on_ranks(world, [&](Communicator& communicator, int rank, int size) {
+    std::vector<std::size_t> sends(static_cast<std::size_t>(size), 100);
+    std::vector<std::size_t> receives = sends;
+    if (rank == guilty) sends[static_cast<std::size_t>(receiver)] = split.sent;
+    if (rank == receiver) receives[static_cast<std::size_t>(guilty)] = split.expected;
+    const std::vector<float> in(400001);
+    std::vector<float> out(in.size());
+    std::string text = "no error";
+    bool right = false;
+    try {
+      communicator.all_to_all(in.data(), sends, out.data(), receives, kFloat);
+      communicator.barrier();
+    } catch (const MismatchError& error) {
+      text = error.what();
+      right =
+          text.find("rank " + std::to_string(guilty) + " sends " + std::to_string(split.sent) + " elements to rank " +
+                    std::to_string(receiver) + ", which expects " + std::to_string(split.expected)) != text.npos;
+    } catch (const std::exception& error) {
+      text = error.what();
+    }
+    EXPECT_THROW(communicator.barrier(), AbortedError);
+    const std::lock_guard lock(mutex);
+    if (!right) complaints.push_back("rank " + std::to_string(rank) + ": " + text);
+  });
+  return complaints;
+}
+
+TEST_P(WireFailures, AnUnequalExchangeThatDisagreesIsToldToAll) {
+  for (const Split& split :
+       {Split{101, 100}, Split{100, 101}, Split{300001, 100}, Split{100, 300001}, Split{100, 0}, Split{0, 100}}) {
+    SCOPED_TRACE(std::to_string(split.sent) + " and " + std::to_string(split.expected));
+    for_each_guilty([&split](int guilty) {
+      EXPECT_THAT(complaints_of(GetParam(), [&] { return told_of_a_split(GetParam(), guilty, split); }),
+                  ::testing::IsEmpty());
+    });
+  }
+}
+
 // One rank makes a call that the others do not make, and all go on alike: nothing may be taken for something else.
 TEST_P(WireFailures, ACallTooManyOfNothingIsFound) {
   for_each_guilty([](int guilty) {

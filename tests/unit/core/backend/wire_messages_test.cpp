@@ -142,6 +142,42 @@ TEST_P(WireMessages, AMegabyteOfSmallOnesIsBuffered) {
   });
 }
 
+// Rank 1 receives from rank 0 only once rank 2 says so, which waits for rank 0 itself.
+TEST(WireMessage, WhoReceivesLateHoldsUpNobodyElse) {
+  for (const World& world :
+       {World{3, false, "wire"}, World{3, false, "wire", {}, false}, World{3, false, "hier", {0, 0, 1}}}) {
+    for (const std::size_t n : {std::size_t{1}, kInline + 1}) {
+      on_ranks(world, [n](Communicator& communicator, int rank, int) {
+        constexpr std::size_t kMessages = 700;  // More than a megabyte.
+        std::vector<std::uint8_t> data(n, 9);
+        if (rank == 0) {
+          std::vector<std::vector<std::uint8_t>> small;
+          std::vector<Work> works;
+          for (std::size_t i = 0; i < kMessages; ++i) {
+            const auto& each = small.emplace_back(kInline, static_cast<std::uint8_t>(i));
+            works.push_back(communicator.send_async(each.data(), each.size(), kByte, 1));
+          }
+          EXPECT_FALSE(works.back().done());
+          communicator.send(data.data(), n, kByte, 2);
+          for (Work& work : works) work.wait();
+        } else if (rank == 2) {
+          communicator.recv(data.data(), n, kByte, 0);
+          communicator.send(data.data(), n, kByte, 1);
+        } else {
+          communicator.recv(data.data(), n, kByte, 2);
+          EXPECT_EQ(data, std::vector<std::uint8_t>(n, 9));
+          std::vector<std::uint8_t> got(kInline);
+          for (std::size_t i = 0; i < kMessages; ++i) {
+            communicator.recv(got.data(), got.size(), kByte, 0);
+            ASSERT_EQ(got, std::vector<std::uint8_t>(kInline, static_cast<std::uint8_t>(i))) << i;
+          }
+        }
+        communicator.barrier();
+      });
+    }
+  }
+}
+
 TEST_P(WireMessages, ADisagreementIsToldToAll) {
   for (const auto& [sent, expected] : {std::pair<std::size_t, std::size_t>{10, 11}, {70001, 10}, {10, 70001}}) {
     on_ranks(GetParam(), [sent = sent, expected = expected](Communicator& communicator, int rank, int world) {

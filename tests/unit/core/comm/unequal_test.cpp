@@ -323,6 +323,25 @@ TEST(Unequal, AllToAllNamesBothSidesOfASplitThatDisagrees) {
   }
 }
 
+TEST(Unequal, AllToAllOfOneRankTellsOfASplitThatDisagrees) {
+  for (const std::size_t sent : {std::size_t{0}, std::size_t{2}}) {
+    for (const std::size_t expected : {std::size_t{0}, std::size_t{5}}) {
+      if (sent == expected) continue;
+      testing::on_ranks(1, [&](Communicator& communicator, int, int) {
+        const std::array<float, 5> in{};
+        std::array<float, 5> out{};
+        try {
+          communicator.all_to_all(in.data(), CountList{sent}, out.data(), CountList{expected}, DType::kFloat32);
+          ADD_FAILURE() << "no error for " << sent << " and " << expected;
+        } catch (const MismatchError& error) {
+          EXPECT_THAT(error.what(), AllOf(HasSubstr("sends " + std::to_string(sent)),
+                                          HasSubstr("expects " + std::to_string(expected))));
+        }
+      });
+    }
+  }
+}
+
 TEST(Unequal, ListsThatDifferNameBothSides) {
   // The sums agree, so that only the lists tell.
   for (const std::size_t count : {std::size_t{10}, std::size_t{100000}}) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -144,6 +145,46 @@ TEST(ConnectTcp, WaitsForAServerThatStartsLater) {
 
 TEST(ConnectTcp, AHostWithoutAnAddressIsAUsageErrorAtOnce) {
   EXPECT_THROW(connect_tcp("no such host", 1, generous()), UsageError);
+}
+
+// As of localhost where IPv6 is off: 127.0.0.1 and ::1.
+TEST(TryEach, AnAddressThatMayAnswerLaterOutweighsOneThatNeverWill) {
+  const auto result = [](const std::vector<int>& errors) {
+    return try_each(errors.size(), generous(), [&](std::size_t index, const Deadline&) { return errors[index]; });
+  };
+  EXPECT_EQ(result({ECONNREFUSED, EADDRNOTAVAIL}), ECONNREFUSED);
+  EXPECT_EQ(result({EAFNOSUPPORT, ECONNREFUSED}), ECONNREFUSED);
+  EXPECT_EQ(result({EADDRNOTAVAIL, ETIMEDOUT, EACCES}), ETIMEDOUT);
+  EXPECT_EQ(result({EADDRNOTAVAIL, EACCES}), EACCES);
+  EXPECT_EQ(result({EADDRNOTAVAIL, 0}), 0);
+}
+
+TEST(TryEach, EndsWithTheFirstThatAnswers) {
+  std::vector<std::size_t> tried;
+  const int error = try_each(3, generous(), [&](std::size_t index, const Deadline&) {
+    tried.push_back(index);
+    return index == 1 ? 0 : ECONNREFUSED;
+  });
+  EXPECT_EQ(error, 0);
+  EXPECT_EQ(tried, (std::vector<std::size_t>{0, 1}));
+}
+
+TEST(TryEach, EachAddressLeavesTheOthersAFairShare) {
+  std::vector<Duration> shares;
+  try_each(3, Deadline::after(std::chrono::hours(6)), [&](std::size_t, const Deadline& deadline) {
+    shares.push_back(deadline.timeout());
+    return ECONNREFUSED;
+  });
+  ASSERT_EQ(shares.size(), 3u);
+  EXPECT_LE(shares[0], std::chrono::hours(2));
+  EXPECT_LE(shares[1], std::chrono::hours(3));
+  EXPECT_LE(shares[2], std::chrono::hours(6));
+  // What the others left over is the last one's.
+  EXPECT_GT(shares[2], std::chrono::hours(3));
+  try_each(2, Deadline::none(), [](std::size_t, const Deadline& deadline) {
+    EXPECT_FALSE(deadline.bounded());
+    return ECONNREFUSED;
+  });
 }
 
 TEST(HostAndPort, PutsBracketsAroundIPv6) {
