@@ -229,7 +229,7 @@ TEST(BenchModel, BoundsEveryOperationByWhatItMustMove) {
   EXPECT_NEAR(user(OpKind::kGather), 0.1 + 75, 1e-6);
   EXPECT_NEAR(backend(OpKind::kScatter), 0.1 + 25, 1e-6);
   EXPECT_NEAR(user(OpKind::kScatter), 0.1 + 37.5, 1e-6);
-  EXPECT_NEAR(backend(OpKind::kBroadcast), 0.1 + 100, 1e-6);
+  EXPECT_NEAR(backend(OpKind::kBroadcast), 0.2 + 25, 1e-6);
   EXPECT_NEAR(user(OpKind::kBroadcast), 0.1 + 100, 1e-6);
   EXPECT_NEAR(backend(OpKind::kSend), 0.1 + 100, 1e-6);
   EXPECT_NEAR(user(OpKind::kSend), 0.1 + 150, 1e-6);

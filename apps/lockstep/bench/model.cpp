@@ -39,6 +39,12 @@ double whole_buffers_us(const Terms& t, MemoryKind memory) {
   return std::min(t.handoff + t.whole_write + t.flat_add, 2 * t.handoff + t.others_write + t.others_add + copies_in);
 }
 
+double broadcast_us(const Terms& t, MemoryKind memory) {
+  const double root_alone = t.handoff + std::max(t.whole_read, t.whole_write);
+  if (memory == MemoryKind::kUser) return root_alone;
+  return std::min(root_alone, 2 * t.handoff + t.own_read);
+}
+
 double bound_us(OpKind op, const Terms& t, MemoryKind memory) {
   switch (op) {
     case OpKind::kAllReduce:
@@ -48,7 +54,7 @@ double bound_us(OpKind op, const Terms& t, MemoryKind memory) {
     case OpKind::kAllGather: return t.handoff + t.others_add + t.own_write;
     case OpKind::kGather: return t.handoff + std::max(t.others_add, t.own_write);
     case OpKind::kScatter: return t.handoff + std::max(t.own_read, t.others_write);
-    case OpKind::kBroadcast: return t.handoff + std::max(t.whole_read, t.whole_write);
+    case OpKind::kBroadcast: return broadcast_us(t, memory);
     case OpKind::kSend: return t.handoff + t.whole_read + t.whole_write;
     default: return t.handoff;
   }

@@ -10,8 +10,8 @@ namespace lockstep::bench {
 
 enum class MemoryKind { kBackend, kUser };
 
-/// The least time (us) that the machine allows for one collective on a vector of `bytes`, by the best of the plans that
-/// the kind of memory admits; nothing where it was not measured or the ranks exceed the CPUs.
+/// The time (us) that one collective on a vector of `bytes` is not expected to beat on this machine, by the best of the
+/// plans that the kind of memory admits; nothing where it was not measured or the ranks exceed the CPUs.
 ///
 /// L = hand-off, A = remote add, W = remote write, S = bytes, p = ranks, D = memory traffic of both cores together:
 ///   barrier                       L
@@ -23,7 +23,8 @@ enum class MemoryKind { kBackend, kUser };
 ///   all_gather                    L + S(p-1)/p / A;  user memory: L + S(p-1)/p / A + S/p / W
 ///   gather                        L + S(p-1)/p / A;  user memory the same, or L + S/p / W where that is more
 ///   scatter                       L + S/p / A;       user memory the same, or L + S(p-1)/p / W where that is more
-///   broadcast                     L + S/A;           user memory: L + S/min(A, W), pipelined
+///   broadcast                     least of  L + S/A  and  2L + S/p / A   (each takes a chunk and pushes it to all);
+///                                 user memory: L + S/min(A, W), pipelined
 ///   sendrecv                      L + S/A;           user memory: L + S(1/A + 1/W)
 /// With user memory each byte that another rank reads is first written where it can. Vectors of all ranks together
 /// beyond the last cache level cost all_reduce at least 2pS/D: each is read and written once.
