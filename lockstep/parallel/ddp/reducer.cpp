@@ -66,8 +66,11 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, std::vector<NamedTensor> p
 }
 
 Reducer::~Reducer() {
-  // Only an exception leaves a backward like this. The operations end before the buckets that they read and write.
-  if (first_in_flight_ < next_bucket_) group_->end(signed_text("it was destroyed in the middle of a backward"));
+  // Only an exception leaves a backward like this. Peers wait for buckets that will not be launched, and operations
+  // must end before the buckets that they read and write.
+  if (in_backward_ || first_in_flight_ < next_bucket_) {
+    group_->end(signed_text("it was destroyed in the middle of a backward"));
+  }
 }
 
 // ---- one step ----

@@ -39,8 +39,8 @@ struct StepPlan {
 /// are. A callback at the end of backward waits for the buckets. Both run in the thread that called backward.
 ///
 /// Lifetime: hooks hold a weak reference and are removed by the destructor; the module may live on, or die first.
-/// Failure: a backward that goes wrong (see on_gradient and finish_backward), or is left with buckets on their way,
-/// ends the group, so that no peer waits and nobody moves bytes of memory that is gone.
+/// Failure: a backward that goes wrong (see on_gradient and finish_backward), or is left midway, ends the group: so no
+/// peer waits, and nobody moves bytes of memory that is gone.
 class Reducer : public std::enable_shared_from_this<Reducer> {
  public:
   /// Collective (allocates the buckets). `parameters` are leaves that require a gradient. `statistics` are continued.
