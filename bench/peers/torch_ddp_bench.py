@@ -80,11 +80,20 @@ def make_trainer(torch, model, mode, rank):
     return trainer, sum(parameter.numel() for parameter in net.parameters())
 
 
+def chosen_kernels(library):
+    """' (SkylakeX)': which of its kernels OpenBLAS has chosen, as bench/steps/environment.cpp says it."""
+    name = getattr(ctypes.CDLL(str(library)), "openblas_get_corename", None)
+    if name is None:
+        return ""
+    name.restype = ctypes.c_char_p
+    return f" ({name().decode()})"
+
+
 def blas_library():
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
         path = pathlib.Path(line[line.index("/"):]) if "/" in line else pathlib.Path()
         if "blas" in path.name:
-            return f"{path.parent.name}/{path.name}"
+            return f"{path.parent.name}/{path.name}{chosen_kernels(path)}"
     return "unknown"
 
 

@@ -1,5 +1,7 @@
 #include "bench/steps/environment.h"
 
+#include <dlfcn.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +17,14 @@ constexpr const char* kVariables[] = {"OMP_NUM_THREADS",  "OPENBLAS_CORETYPE",  
                                       "OPENBLAS_L2_SIZE", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_",
                                       "LOCKSTEP_MALLOC"};
 
+/// " (SkylakeX)": which of its kernels OpenBLAS has chosen; an older release than the CPU may choose badly.
+std::string chosen_kernels(const std::filesystem::path& library) {
+  void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_NOLOAD);
+  if (handle == nullptr) return "";
+  const auto name = reinterpret_cast<const char* (*)()>(::dlsym(handle, "openblas_get_corename"));
+  return name == nullptr ? "" : std::string(" (") + name() + ")";
+}
+
 /// Folder and name of the library that has the products: distributions put each build of a BLAS in its own folder.
 std::string blas_library() {
   std::ifstream maps("/proc/self/maps");
@@ -23,7 +33,7 @@ std::string blas_library() {
     if (begin == std::string::npos) continue;
     const std::filesystem::path path = line.substr(begin);
     if (path.filename().string().find("blas") != std::string::npos) {
-      return path.parent_path().filename() / path.filename();
+      return (path.parent_path().filename() / path.filename()).string() + chosen_kernels(path);
     }
   }
   return "unknown";

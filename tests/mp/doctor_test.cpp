@@ -16,10 +16,11 @@ using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
 
-/// How many CPUs the tests have is the machine's affair, so here nothing is bound and threads are told.
+/// How many CPUs the tests have is the machine's affair, so here nothing is bound and threads are told; so is whether
+/// its OpenBLAS knows the CPU.
 ProcessOptions unbound() {
   ProcessOptions options;
-  options.environment = {{"OMP_NUM_THREADS", "1"}, {"LOCKSTEP_AFFINITY", "none"}};
+  options.environment = {{"OMP_NUM_THREADS", "1"}, {"LOCKSTEP_AFFINITY", "none"}, {"OPENBLAS_CORETYPE", "Haswell"}};
   return options;
 }
 
@@ -91,9 +92,20 @@ TEST(Doctor, OfOneTwoAndThreeRanksForPeople) {
 }
 
 TEST(Doctor, AloneIsAWorldOfOne) {
-  const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "doctor"});
+  const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "doctor"}, unbound());
   EXPECT_EQ(end.exit_code, 0) << end.err;
   EXPECT_THAT(end.out, AllOf(HasSubstr("1 rank on 1 host, backend self\n"), HasSubstr("no problems found\n")));
+}
+
+TEST(Doctor, SeesWhichKernelsOpenBlasComputesWith) {
+  ProcessOptions options;
+  options.environment = {{"OPENBLAS_CORETYPE", "Prescott"}};
+  const json page = json::parse(support::run_program({LOCKSTEP_PROGRAM, "doctor", "--json"}, options).out);
+  const json& facts = page["ranks"][0];
+  if (facts["blas"] == "") GTEST_SKIP() << "no OpenBLAS on this machine";
+  if (facts["simd"].get<std::string>().find("AVX") == std::string::npos) GTEST_SKIP() << "a CPU without AVX2";
+  EXPECT_EQ(facts["blas"], "Prescott");
+  EXPECT_EQ(kinds_of(page), std::set<std::string>{"slow_blas"});
 }
 
 TEST(Doctor, RanksThatDoNotComeTogether) {

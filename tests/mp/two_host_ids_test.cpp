@@ -33,7 +33,8 @@ ProcessResult on_two_hosts(int ranks, const Arguments& extra) {
   for (int rank = 0; rank < ranks; ++rank) {
     commands.push_back(joined({{"/usr/bin/env", "RANK=" + std::to_string(rank), "WORLD_SIZE=" + std::to_string(ranks),
                                 "MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + std::to_string(port),
-                                std::string("LOCKSTEP_HOST_ID=") + (rank % 2 == 0 ? "a" : "b"), "OMP_NUM_THREADS=1"},
+                                std::string("LOCKSTEP_HOST_ID=") + (rank % 2 == 0 ? "a" : "b"), "OMP_NUM_THREADS=1",
+                                "OPENBLAS_CORETYPE=Haswell"},
                                extra,
                                {LOCKSTEP_PROGRAM, "doctor", "--json"}}));
   }

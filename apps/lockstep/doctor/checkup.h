@@ -18,6 +18,7 @@ struct RankFacts {
   std::string boot_id;    ///< of its kernel
   std::string build;      ///< build_id()
   std::string simd;       ///< vector instructions that the kernels use
+  std::string blas;       ///< blas_kernels()
   std::vector<int> cpus;  ///< that it may run on
   double quota = 0;       ///< CPUs' worth of time of its control groups; 0: no limit
   std::string omp_num_threads;
@@ -64,7 +65,7 @@ struct Checkup {
 /// Something that is not as it should be, with the way out.
 struct Problem {
   std::string kind;  ///< for programs: builds_differ, clocks_apart, slow_link, too_many_ranks, too_many_threads,
-                     ///< threads_unset, kernel_shared, no_token, backend_asked_differs
+                     ///< threads_unset, slow_blas, kernel_shared, no_token, backend_asked_differs
   std::vector<int> ranks;
   std::string text;  ///< one line
   bool operator==(const Problem&) const = default;

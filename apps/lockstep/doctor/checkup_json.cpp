@@ -21,6 +21,7 @@ Json facts_json(const RankFacts& facts) {
           {"boot_id", facts.boot_id},
           {"build", facts.build},
           {"simd", facts.simd},
+          {"blas", facts.blas},
           {"cpus", facts.cpus},
           {"quota", facts.quota},
           {"omp_num_threads", facts.omp_num_threads},
@@ -47,6 +48,7 @@ RankFacts from_blob(const std::string& blob) {
     json.at("boot_id").get_to(facts.boot_id);
     json.at("build").get_to(facts.build);
     json.at("simd").get_to(facts.simd);
+    json.at("blas").get_to(facts.blas);
     json.at("cpus").get_to(facts.cpus);
     json.at("quota").get_to(facts.quota);
     json.at("omp_num_threads").get_to(facts.omp_num_threads);

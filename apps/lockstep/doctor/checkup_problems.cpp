@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "apps/lockstep/doctor/blas_kernels.h"
 #include "apps/lockstep/doctor/checkup.h"
 #include "lockstep/core/base/check.h"
 
@@ -21,6 +22,7 @@ class Judge {
     same_build();
     same_backend_asked();
     for (const std::vector<int>& ranks : checkup_.map.ranks_of_host) enough_cpus(ranks);
+    for (const std::vector<int>& ranks : checkup_.map.ranks_of_host) fitting_blas(ranks);
     shared_kernels();
     links_alike(true);
     links_alike(false);
@@ -133,6 +135,19 @@ class Judge {
       add("too_many_threads", ranks, host_text(ranks), ": OMP_NUM_THREADS adds up to ", threads, " threads on ", usable,
           " CPUs; set it to ", share);
     }
+  }
+
+  void fitting_blas(const std::vector<int>& ranks) {
+    std::vector<int> slow;
+    for (const int rank : ranks) {
+      if (!better_blas_kernels(facts(rank).blas, facts(rank).simd).empty()) slow.push_back(rank);
+    }
+    if (slow.empty()) return;
+    const RankFacts& first = facts(slow.front());
+    const std::string better = better_blas_kernels(first.blas, first.simd);
+    add("slow_blas", slow, "OpenBLAS does not know the CPUs of ", host_text(ranks), " and computes with its ",
+        first.blas, " kernels, several times slower than they can; set OPENBLAS_CORETYPE=", better,
+        ", or install a newer OpenBLAS");
   }
 
   /// Hosts that are one machine, in several containers.

@@ -43,7 +43,7 @@ void print_table(std::ostream& out, const char* title, const std::vector<Row>& r
 }
 
 std::vector<Row> host_rows(const Checkup& checkup) {
-  std::vector<Row> rows = {{"host", "name", "ranks", "CPUs", "quota", "clock", "SIMD"}};
+  std::vector<Row> rows = {{"host", "name", "ranks", "CPUs", "quota", "clock", "SIMD", "BLAS"}};
   for (int host = 0; host < checkup.map.hosts; ++host) {
     const auto& ranks = checkup.map.ranks_of_host[static_cast<std::size_t>(host)];
     const RankFacts& first = checkup.ranks[static_cast<std::size_t>(ranks.front())];
@@ -56,7 +56,8 @@ std::vector<Row> host_rows(const Checkup& checkup) {
         first.rank == 0 ? "0 us" : number(first.clock_us) + " +- " + number(first.clock_error_us) + " us";
     rows.push_back({std::to_string(host), printable(first.host_name, 32), rank_ranges(ranks),
                     base::cat(cpus.size(), " (", launch::format_cpus({cpus.begin(), cpus.end()}), ")"),
-                    first.quota > 0 ? number(first.quota) : "-", clock, first.simd});
+                    first.quota > 0 ? number(first.quota) : "-", clock, first.simd,
+                    first.blas.empty() ? "-" : printable(first.blas, 16)});
   }
   return rows;
 }

@@ -10,6 +10,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "apps/lockstep/doctor/blas_kernels.h"
 #include "apps/lockstep/doctor/build_id.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/cpus.h"
@@ -50,6 +51,7 @@ RankFacts own_facts(const Job& job) {
   facts.boot_id = base::boot_id();
   facts.build = build_id();
   facts.simd = kernels::instruction_set();
+  facts.blas = blas_kernels();
   const base::CpuBudget budget = base::read_cpu_budget();
   facts.cpus = budget.cpus;
   facts.quota = budget.quota;

@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "apps/lockstep/doctor/blas_kernels.h"
 #include "lockstep/core/base/error.h"
 
 namespace lockstep::doctor {
@@ -83,6 +84,8 @@ Checkup healthy(const std::vector<int>& sizes) {
     facts.boot_id = "boot" + std::to_string(host);
     facts.host_id = facts.boot_id + ",...";
     facts.build = "lockstep 1";
+    facts.simd = "AVX2";
+    facts.blas = "Haswell";
     const int first = 2 * facts.rank;
     facts.cpus = {first, first + 1};
     facts.omp_num_threads = "2";
@@ -221,11 +224,33 @@ TEST(FindProblems, AStoreThatIsOpenToStrangers) {
   EXPECT_THAT(find_problems(one_host), IsEmpty());
 }
 
+TEST(FindProblems, MatrixProductsForAnOlderCpu) {
+  Checkup checkup = healthy({1, 2});
+  for (RankFacts& facts : checkup.ranks) facts.simd = "AVX3_SPR";
+  EXPECT_THAT(find_problems(checkup), IsEmpty());
+  checkup.ranks[1].blas = checkup.ranks[2].blas = "Prescott";
+  const Problem problem = only_problem(checkup);
+  EXPECT_EQ(problem.kind, "slow_blas");
+  EXPECT_THAT(problem.ranks, ElementsAre(1, 2));
+  EXPECT_THAT(problem.text,
+              AllOf(HasSubstr("host 1 (node1)"), HasSubstr("Prescott"), HasSubstr("OPENBLAS_CORETYPE=SkylakeX")));
+}
+
+TEST(BetterBlasKernels, AreAskedForWhereTheCpuHasThemAndOpenBlasDidNotSee) {
+  EXPECT_EQ(better_blas_kernels("Prescott", "AVX3"), "SkylakeX");
+  EXPECT_EQ(better_blas_kernels("Sandybridge", "AVX2"), "Haswell");
+  EXPECT_EQ(better_blas_kernels("Nehalem", "SSE4"), "");
+  for (const char* name : {"Haswell", "Zen", "SkylakeX", "Sapphirerapids", "a later one", ""}) {
+    EXPECT_EQ(better_blas_kernels(name, "AVX3"), "") << name;
+  }
+}
+
 TEST(RankFactsBlob, LosesNothing) {
   RankFacts facts = healthy({3}).ranks[2];
   facts.local_rank = 7;
   facts.launcher = "slurm";
-  facts.simd = "AVX2";
+  facts.simd = "AVX3";
+  facts.blas = "SkylakeX";
   facts.quota = 2.5;
   facts.backend_asked = "shm";
   facts.store_us = 12.25;
@@ -236,6 +261,7 @@ TEST(RankFactsBlob, LosesNothing) {
   EXPECT_EQ(back.cpus, facts.cpus);
   EXPECT_EQ(back.clock_error_us, facts.clock_error_us);
   EXPECT_EQ(back.launcher, "slurm");
+  EXPECT_EQ(back.blas, "SkylakeX");
   EXPECT_TRUE(back.has_token);
 }
 
