@@ -22,6 +22,9 @@
 #include "apps/lockstep/bench/sweep.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/cpus.h"
+#include "lockstep/core/base/environment.h"
+#include "lockstep/core/comm/build_backend.h"
+#include "lockstep/core/comm/choose_backend.h"
 #include "lockstep/core/comm/init.h"
 #include "lockstep/core/launch/spawn.h"
 
@@ -82,6 +85,25 @@ Job join(const BenchOptions& options) {
       {.backend = options.backend, .name = "bench", .timeout = timeout, .init_timeout = timeout});
 }
 
+/// What is wrong with the name by itself, as CLI11 wants it; require_backend() asks whether it can be had.
+std::string check_backend_name(const std::string& name) {
+  try {
+    choose_backend(name, "auto", 1, {}, {.gloo = true, .mpi = true, .launched_by_mpi = true});
+    return "";
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+}
+
+/// A backend that cannot be is told at once: not after the machine was measured, and not by each rank.
+void require_backend(const BenchOptions& options) {
+  const std::string asked =
+      options.backend == "auto" ? environment_string("LOCKSTEP_BACKEND").value_or("auto") : options.backend;
+  if (asked == "auto") return;  // what there is will do
+  choose_backend(asked, environment_string("LOCKSTEP_NETWORK").value_or("auto"), options.sweep.world_size, {},
+                 available_engines());
+}
+
 /// Every size on one rank; `on_result` is called on each.
 void sweep(const BenchOptions& options, const Job& job, const std::function<void(const SizeResult&)>& on_result) {
   bench::CommunicatorEngine engine(job.communicator, options.sweep, options.in_backend());
@@ -124,6 +146,7 @@ int run_explain(const BenchOptions& options) {
   LS_REQUIRE(options.what != "limits", "--explain needs an operation: ", bench::known_operations());
   bench::require_explainable(options.sweep);
   bench::validate(options.sweep);
+  require_backend(options);
   spawn([&options](int, int) { explain(options, join(options)); }, options.sweep.world_size, {.pin = false});
   return 0;
 }
@@ -189,6 +212,7 @@ void print_attempt(const BenchOptions& options, const std::vector<SizeResult>& r
 /// Measures until the machine held still, or the retries are used up; returns the exit code.
 int run_bench(const BenchOptions& options) {
   bench::validate(options.sweep);
+  if (options.what != "limits") require_backend(options);
   const std::vector<int> cpus = base::read_cpu_budget().cpus;
   const std::size_t largest = options.sweep.op == OpKind::kBarrier ? 0 : options.sweep.max_bytes;
   for (int attempt = 0;; ++attempt) {
@@ -228,7 +252,8 @@ void add_bench_command(CLI::App& app, int& exit_code) {
   command->add_option("--memory", options->memory, "backend: reduced without a copy; user: any other memory")
       ->check(CLI::IsMember({"backend", "user"}))
       ->capture_default_str();
-  command->add_option("--backend", options->backend, "what carries the bytes: auto, shm, gloo, mpi, hier")
+  command->add_option("--backend", options->backend, "what carries the bytes: auto, self, shm, gloo, mpi, hier")
+      ->check(check_backend_name)
       ->capture_default_str();
   command->add_option("--timeout", options->timeout_seconds, "seconds that the ranks wait for each other")
       ->check(CLI::Range(0.1, 86400.0))

@@ -14,6 +14,7 @@
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/cpus.h"
 #include "lockstep/core/base/environment.h"
+#include "lockstep/core/io/socket.h"
 
 namespace lockstep {
 namespace {
@@ -68,13 +69,16 @@ class RunFlags {
     text("master-addr", "host of node 0", "", "HOST");
     text("master-port", "port of node 0: of the store where there are several nodes (default 29500), else MASTER_PORT",
          "", "PORT");
-    text("rdzv-endpoint", "where the store of node 0 listens, if not at --master-addr:--master-port", "",
+    text("rdzv-endpoint",
+         "where the store of node 0 listens, if not at --master-addr:--master-port; an IPv6 address in brackets", "",
          "HOST[:PORT]");
     text("rdzv-id,run-id", "name of the job; also of its log directory", "", "NAME");
     flag("standalone", "one host and a free port; refuses flags that say otherwise");
     text("max-restarts", "how often all workers are started anew after a failure", "0", "N");
     text("role", "ROLE_NAME of the workers", "default", "NAME");
-    text("log-dir", "write DIR/RUN_ID/attempt_K/LOCAL_RANK/{stdout,stderr}.log (both streams, unless -r or -t choose)",
+    text("log-dir",
+         "write DIR/RUN_ID/attempt_K/LOCAL_RANK/{stdout,stderr}.log (of several nodes DIR/RUN_ID/node_N/attempt_K/...; "
+         "both streams, unless -r or -t choose)",
          "", "DIR");
     text("redirects", "streams that go to files only: 0 none, 1 stdout, 2 stderr, 3 both; or per local rank 0:1,1:3",
          "", "WHICH", "-r");
@@ -102,6 +106,19 @@ class RunFlags {
   std::string help() const { return app_.help(); }
   const std::vector<std::string>& command() const { return command_; }
   bool given(const std::string& name) const { return app_.get_option("--" + name)->count() > 0; }
+
+  /// Of a switch: --x, --x=true, PET_X=1.
+  bool on(const std::string& name) const {
+    const CLI::Option* const option = app_.get_option("--" + name);
+    if (option->count() == 0) return false;
+    bool value = false;
+    try {
+      option->results(value);
+    } catch (const CLI::ConversionError&) {
+      throw UsageError(base::cat("--", name, " '", option->results().back(), "': expected true or false"));
+    }
+    return value;
+  }
 
   const std::string& operator[](const std::string& name) const { return *values_.at(app_.get_option("--" + name)); }
 
@@ -242,7 +259,7 @@ bool parse_cpu_bind(const RunFlags& flags) {
 
 /// Where the store listens, and what the workers are told of the master.
 void parse_addresses(const RunFlags& flags, launch::JobOptions& options) {
-  if (flags.given("standalone")) {
+  if (flags.on("standalone")) {
     LS_REQUIRE(options.nnodes == 1, "--standalone is for one node, not --nnodes ", options.nnodes);
     for (const char* other : {"master-addr", "master-port", "rdzv-endpoint"}) {
       LS_REQUIRE(flags[other].empty(), "--standalone finds its own address and port; drop it or --", other);
@@ -252,13 +269,10 @@ void parse_addresses(const RunFlags& flags, launch::JobOptions& options) {
   if (!flags["master-port"].empty()) options.master_port = flags.number("master-port", 0, 65535);
   const std::string& endpoint = flags["rdzv-endpoint"];
   if (!endpoint.empty()) {
-    const auto colon = endpoint.rfind(':');
-    options.endpoint_host = endpoint.substr(0, colon);
-    const std::string port = colon == std::string::npos ? std::to_string(kDefaultPort) : endpoint.substr(colon + 1);
-    LS_REQUIRE(!options.endpoint_host.empty() && !port.empty() && port.size() < 6 &&
-                   port.find_first_not_of("0123456789") == std::string::npos && std::stoi(port) < 65536,
-               "--rdzv-endpoint '", endpoint, "': expected HOST or HOST:PORT");
-    options.endpoint_port = std::stoi(port);
+    const auto split = io::split_host_port(endpoint, kDefaultPort);
+    LS_REQUIRE(split, "--rdzv-endpoint '", endpoint, "': expected HOST or HOST:PORT, an IPv6 address in brackets");
+    options.endpoint_host = split->host;
+    options.endpoint_port = split->port;
   } else if (options.nnodes > 1) {
     options.endpoint_port = flags["master-port"].empty() ? kDefaultPort : options.master_port;
   }
@@ -306,16 +320,16 @@ RunRequest parse_run_flags(const std::vector<std::string>& arguments) {
   options.redirects = parse_streams(flags, "redirects");
   options.tee = parse_streams(flags, "tee");
   options.shown = parse_ranks(flags["local-ranks-filter"]);
-  options.prefix = !flags.given("no-prefix");
+  options.prefix = !flags.on("no-prefix");
   options.grace = parse_seconds(flags, "grace-period");
   if (const auto timeout = environment_seconds("LOCKSTEP_INIT_TIMEOUT")) {
     options.join_timeout = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(*timeout));
   }
   options.pin = parse_cpu_bind(flags);
-  options.quiet = flags.given("quiet");
+  options.quiet = flags.on("quiet");
   options.command = flags.command();
-  request.dry_run = flags.given("dry-run");
-  request.json = flags.given("json");
+  request.dry_run = flags.on("dry-run");
+  request.json = flags.on("json");
   LS_REQUIRE(request.dry_run || !request.json, "--json goes with --dry-run");
   if (request.dry_run) {
     launch::validate_flags(options);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lockstep/core/base/error.h"
+#include "lockstep/core/io/socket.h"
 #include "lockstep/core/launch/process.h"
 #include "tests/mp/lockstep_program.h"
 #include "tests/support/free_port.h"
@@ -36,6 +37,16 @@ inline std::string find_installed(const std::string& program) {
     return launch::find_program(program);
   } catch (const UsageError&) {
     return "";
+  }
+}
+
+/// Whether ::1 is an address of this machine.
+inline bool has_ipv6_loopback() {
+  try {
+    const io::Listener listener("::1", 0);
+    return true;
+  } catch (const SystemError&) {
+    return false;
   }
 }
 

@@ -37,6 +37,10 @@ const Case kCases[] = {
     {"no_such_flag", {"--fly"}, "--fly"},
     {"no_such_topic", {"help", "fly"}, "fly"},
     {"two_topics", {"help", "bench", "doctor"}, "one topic"},
+    {"bench_backend", {"bench", "--backend", "nope"}, "--backend: unknown backend 'nope'; expected auto, "},
+    {"bench_backend_of_limits", {"bench", "limits", "--backend", "nope"}, "--backend: unknown backend 'nope'"},
+    {"bench_backend_of_one", {"bench", "--nproc", "2", "--backend", "self"}, "a world of one, not 2"},
+    {"explain_backend_of_one", {"bench", "--explain", "--nproc", "2", "--backend", "self"}, "a world of one, not 2"},
     {"doctor_of_nothing", {"doctor", "fly"}, "fly"},
     {"doctor_timeout", {"doctor", "--timeout", "0"}, "--timeout"},
     {"doctor_without_a_folder", {"doctor", "flight"}, "directory"},
@@ -59,6 +63,12 @@ const Case kCases[] = {
     {"address_missing", {"run", "--nnodes", "2", "--node-rank", "0", "echo"}, "--master-addr"},
     {"port", {"run", "--master-port", "65536", "echo"}, "--master-port '65536'"},
     {"endpoint", {"run", "--rdzv-endpoint", "host:port", "echo"}, "--rdzv-endpoint 'host:port'"},
+    {"endpoint_without_a_host", {"run", "--rdzv-endpoint", ":80", "echo"}, "--rdzv-endpoint ':80'"},
+    {"endpoint_of_bare_ipv6",
+     {"run", "--rdzv-endpoint", "fd00::1", "echo"},
+     "--rdzv-endpoint 'fd00::1': expected HOST or HOST:PORT, an IPv6 address in brackets"},
+    {"switch_with_a_word", {"run", "--quiet=maybe", "echo"}, "--quiet 'maybe': expected true or false"},
+    {"switch_with_an_underscore", {"run", "--dry_run=maybe", "echo"}, "--dry-run 'maybe': expected true or false"},
     {"standalone_on_two_nodes", {"run", "--standalone", "--nnodes", "2", "--node-rank", "0", "echo"}, "--standalone"},
     {"standalone_with_a_port", {"run", "--standalone", "--master-port", "1", "echo"}, "--master-port"},
     {"restarts", {"run", "--max-restarts", "many", "echo"}, "--max-restarts 'many'"},
@@ -77,8 +87,14 @@ INSTANTIATE_TEST_SUITE_P(Lockstep, BadCommandLine, testing::ValuesIn(kCases),
                          [](const auto& param_info) { return param_info.param.name; });
 
 TEST(CommandLine, AValueOfTheEnvironmentIsNamedToo) {
-  for (const auto& [name, value] :
-       {std::pair{"PET_NNODES", "x"}, {"LOCKSTEP_AFFINITY", "x"}, {"LOCKSTEP_INIT_TIMEOUT", "x"}}) {
+  for (const auto& [name, value] : {std::pair{"PET_NNODES", "x"},
+                                    {"PET_STANDALONE", "x"},
+                                    {"PET_NO_PREFIX", "x"},
+                                    {"PET_QUIET", "x"},
+                                    {"PET_DRY_RUN", "x"},
+                                    {"PET_JSON", "x"},
+                                    {"LOCKSTEP_AFFINITY", "x"},
+                                    {"LOCKSTEP_INIT_TIMEOUT", "x"}}) {
     ProcessOptions options;
     options.environment = {{name, value}};
     const ProcessEnd end = run_script({}, "echo started", options);
@@ -86,6 +102,26 @@ TEST(CommandLine, AValueOfTheEnvironmentIsNamedToo) {
     EXPECT_EQ(end.out, "");
     EXPECT_THAT(end.err, HasSubstr("'x'"));
   }
+}
+
+TEST(CommandLine, ABackendOfTheEnvironmentIsLookedAtBeforeAnythingIsMeasured) {
+  ProcessOptions options;
+  options.environment = {{"LOCKSTEP_BACKEND", "nope"}};
+  for (const Arguments& words : {Arguments{"bench"}, {"bench", "--explain"}}) {
+    Arguments argv = {LOCKSTEP_PROGRAM};
+    argv.insert(argv.end(), words.begin(), words.end());
+    const ProcessEnd end = support::run_program(argv, options);
+    EXPECT_EQ(end.exit_code, 2);
+    EXPECT_EQ(end.out, "");
+    EXPECT_THAT(end.err, StartsWith("lockstep bench: unknown backend 'nope'; expected auto, "));
+    EXPECT_EQ(lines_of(end.err).size(), 1u) << end.err;
+  }
+}
+
+TEST(CommandLine, HelpOfRunSaysWhereLogsGo) {
+  const ProcessEnd end = support::run_program({LOCKSTEP_PROGRAM, "run", "--help"});
+  EXPECT_THAT(end.out,
+              testing::AllOf(HasSubstr("DIR/RUN_ID/attempt_K/LOCAL_RANK/"), HasSubstr("DIR/RUN_ID/node_N/attempt_K/")));
 }
 
 TEST(CommandLine, HelpAboutACommandIsThatCommands) {

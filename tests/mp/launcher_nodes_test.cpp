@@ -1,12 +1,15 @@
 // `lockstep run` on two hosts, which are two launchers on the loopback interface here.
 
+#include <chrono>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "lockstep/core/io/file.h"
+#include "tests/mp/exact_sum.h"
 #include "tests/mp/lockstep_program.h"
 #include "tests/support/free_port.h"
 
@@ -54,6 +57,33 @@ TEST(TwoNodes, ShareOneStoreAndOneMasterPort) {
   EXPECT_EQ(result.ranks[0].out, result.ranks[1].out);  // without prefixes
 }
 
+TEST(TwoNodes, MeetAtAnIPv6Address) {
+  if (!has_ipv6_loopback()) GTEST_SKIP() << "this machine has no address ::1";
+  const std::string port = std::to_string(support::free_port());
+  std::vector<Arguments> commands;
+  for (const char* node_rank : {"0", "1"}) {
+    commands.push_back(joined({{LOCKSTEP_PROGRAM, "run", "--quiet", "--no-prefix", "--nnodes", "2", "--node-rank",
+                                node_rank, "--master-addr", "::1", "--master-port", port, "--"},
+                               exact_sum_command()}));
+  }
+  ProcessOptions options;
+  options.environment = {{"LOCKSTEP_JOB_TOKEN", "secret"}};
+  const ProcessResult result = support::run_programs(commands, options);
+  EXPECT_TRUE(result.ok()) << result;
+  EXPECT_EQ(result.ranks[0].out, "lockstep rank 0/2 local 0/1 node 0\n");
+  EXPECT_EQ(result.ranks[1].out, "lockstep rank 1/2 local 0/1 node 1\n");
+}
+
+TEST(TwoNodes, KeepTheirLogsApart) {
+  const io::TempDirectory directory("nodes");
+  const ProcessResult result =
+      run_nodes(two_nodes({"--quiet", "--rdzv-id", "job", "--log-dir", directory.path()}), "echo out $RANK");
+  EXPECT_TRUE(result.ok()) << result;
+  for (const std::string node : {"0", "1"}) {
+    EXPECT_EQ(io::read_file(directory.path() + "/job/node_" + node + "/attempt_0/0/stdout.log"), "out " + node + "\n");
+  }
+}
+
 TEST(TwoNodes, AFailureOnOneEndsTheOther) {
   for (const char* culprit : {"0", "1"}) {
     const std::string script = std::string("if [ $GROUP_RANK = ") + culprit + " ]; then exit 5; fi; exec sleep 1000";
@@ -63,6 +93,34 @@ TEST(TwoNodes, AFailureOnOneEndsTheOther) {
       EXPECT_THAT(node.err, AllOf(HasSubstr("worker rank " + std::string(culprit)), HasSubstr("exited with code 5")));
     }
   }
+}
+
+TEST(TwoNodes, AFailureElsewhereLeavesTimeToSayWhatWasMissed) {
+  const io::TempDirectory directory("nodes");
+  ProcessOptions options;
+  options.environment.emplace_back("TOLD", directory.path() + "/told");
+  // Both are processes of this machine, so that its clock counts for both. Told: once TERM can be taken.
+  const ProcessResult result =
+      run_nodes(two_nodes({"--quiet", "--no-prefix"}),
+                "if [ $GROUP_RANK = 0 ]; then while [ ! -e $TOLD ]; do sleep 0.02; done; date +%s%N; exit 5; fi; "
+                "trap 'date +%s%N; exit 0' TERM; touch $TOLD; while :; do sleep 0.02; done",
+                options);
+  ASSERT_EQ(result.ranks[0].exit_code, 5) << result;
+  ASSERT_EQ(result.ranks[1].exit_code, 5) << result;
+  EXPECT_GE(std::stoll(result.ranks[1].out) - std::stoll(result.ranks[0].out), 300'000'000) << result;
+}
+
+TEST(TwoNodes, ANodeThatIsDoneHearsWhyTheJobFailed) {
+  const io::TempDirectory directory("nodes");
+  ProcessOptions options;
+  options.environment.emplace_back("DONE", directory.path() + "/done");
+  const ProcessResult result = run_nodes(two_nodes(),
+                                         "if [ $GROUP_RANK = 1 ]; then touch $DONE; exit 0; fi; "
+                                         "while [ ! -e $DONE ]; do sleep 0.05; done; sleep 0.5; exit 5",
+                                         options);
+  EXPECT_EQ(result.ranks[0].exit_code, 5) << result;
+  EXPECT_EQ(result.ranks[1].exit_code, 5) << result;
+  EXPECT_THAT(result.ranks[1].err, HasSubstr("on node 0 worker rank 0"));
 }
 
 TEST(TwoNodes, ANodeThatIsDoneWaitsForTheOther) {
@@ -125,6 +183,22 @@ TEST(TwoNodes, ASignalEndsTheWaitForTheOthers) {
     const ProcessEnd end = run_script(flags, "echo started", options);
     EXPECT_EQ(end.exit_code, 143) << end.err;
     EXPECT_EQ(end.out, "");
+  }
+}
+
+TEST(TwoNodes, CtrlZHoldsTheWaitForTheOthers) {
+  ProcessOptions options;
+  options.environment = {{"LOCKSTEP_INIT_TIMEOUT", "1"}};
+  options.on_line = [](launch::Supervisor& nodes, const launch::OutputLine& line) {
+    if (line.text.find("LOCKSTEP_JOB_TOKEN is not set") == std::string::npos) return;
+    nodes.signal(0, SIGTSTP);
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    nodes.signal(0, SIGCONT);
+  };
+  for (const Arguments& flags : two_nodes()) {
+    const ProcessEnd end = run_script(flags, "echo started", options);
+    EXPECT_EQ(end.exit_code, 1) << end.err;
+    EXPECT_THAT(end.err, HasSubstr("node "));
   }
 }
 

@@ -115,6 +115,21 @@ TEST(DryRun, NodeZeroMustOwnTheAddressAndOthersMustFindIt) {
   EXPECT_THAT(unknown.err, HasSubstr("node 0's host 'no-such-host.invalid' has no address"));
 }
 
+TEST(DryRun, PutsBracketsAroundAnIPv6AddressOfTheStore) {
+  const auto store_of = [](const Arguments& flags) {
+    const ProcessEnd end = dry_run(joined({flags, {"--json"}}), {"/bin/true"});
+    const json plan = json::parse(end.out);
+    EXPECT_EQ(plan["workers"][0]["environment"]["LOCKSTEP_STORE"], plan["store"]);
+    return plan["store"].get<std::string>();
+  };
+  const Arguments second = {"--nnodes", "2", "--node-rank", "1"};
+  EXPECT_EQ(store_of(joined({second, {"--master-addr", "fd00::1"}})), "[fd00::1]:29500");
+  EXPECT_EQ(store_of(joined({second, {"--rdzv-endpoint", "[fd00::1]"}})), "[fd00::1]:29500");
+  EXPECT_EQ(store_of(joined({second, {"--rdzv-endpoint", "[fd00::1]:29400"}})), "[fd00::1]:29400");
+  EXPECT_EQ(store_of({"--rdzv-endpoint", "[::1]:0"}), "[::1]:(chosen at the start)");
+  EXPECT_EQ(store_of({"--rdzv-endpoint", "[::]:0"}), "[::1]:(chosen at the start)");
+}
+
 TEST(DryRun, ALogDirectoryThatCannotBeWritten) {
   if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
   const ProcessEnd end = dry_run({"--log-dir", "/etc/logs"}, {"/bin/true"});

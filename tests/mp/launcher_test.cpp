@@ -10,6 +10,7 @@
 
 #include "lockstep/core/io/file.h"
 #include "lockstep/core/io/socket.h"
+#include "tests/mp/exact_sum.h"
 #include "tests/mp/lockstep_program.h"
 
 namespace lockstep::mp {
@@ -22,6 +23,18 @@ using testing::Not;
 using testing::StartsWith;
 
 constexpr const char* kWait = "echo READY $$; exec sleep 1000";
+
+/// What programs that are started now do at a SIGHUP: SIG_IGN is what nohup gives them.
+class HangUps {
+ public:
+  explicit HangUps(sighandler_t action) : before_(::signal(SIGHUP, action)) {}
+  ~HangUps() { ::signal(SIGHUP, before_); }
+  HangUps(const HangUps&) = delete;
+  HangUps& operator=(const HangUps&) = delete;
+
+ private:
+  sighandler_t before_;
+};
 
 TEST(Launcher, TellsThreeWorkersWhoTheyAre) {
   const ProcessEnd end =
@@ -64,6 +77,44 @@ TEST(Launcher, FlagsMayComeFromTorchrunsEnvironment) {
   EXPECT_EQ(lines_of(run_script({}, "echo $WORLD_SIZE $TORCHELASTIC_RUN_ID", options).out),
             (std::set<std::string>{"[0] 3 mine", "[1] 3 mine", "[2] 3 mine"}));
   EXPECT_EQ(run_script({"--nproc_per_node=1"}, "echo $WORLD_SIZE", options).out, "1\n")
+      << "the command line counts more";
+}
+
+TEST(Launcher, ASwitchMaySayThatItIsOff) {
+  const std::set<std::string> both = {"[0] started", "[1] started"};
+  for (const char* off : {"0", "false", "False", "no", "off"}) {
+    ProcessOptions options;
+    for (const char* name : {"PET_STANDALONE", "PET_NO_PREFIX", "PET_QUIET", "PET_DRY_RUN", "PET_JSON"}) {
+      options.environment.emplace_back(name, off);
+    }
+    const ProcessEnd end = run_script({"--nproc-per-node", "2", "--master-addr", "127.0.0.1"}, "echo started", options);
+    EXPECT_EQ(end.exit_code, 0) << off << ": " << end.err;
+    EXPECT_EQ(lines_of(end.out), both) << off;
+    EXPECT_THAT(end.err, StartsWith("lockstep run: 2 workers on ")) << off;
+  }
+  const ProcessEnd end = run_script({"--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--standalone=false",
+                                     "--no-prefix=0", "--quiet=no", "--dry-run=false", "--json=false"},
+                                    "echo started");
+  EXPECT_EQ(end.exit_code, 0) << end.err;
+  EXPECT_EQ(lines_of(end.out), both);
+  EXPECT_THAT(end.err, StartsWith("lockstep run: 2 workers on "));
+}
+
+TEST(Launcher, ASwitchMaySayThatItIsOn) {
+  for (const char* on : {"1", "true", "True", "yes", "on"}) {
+    ProcessOptions options;
+    options.environment = {{"PET_NO_PREFIX", on}, {"PET_QUIET", on}};
+    const ProcessEnd quiet = run_script({"--nproc-per-node", "2"}, "echo started", options);
+    EXPECT_EQ(quiet.out, "started\nstarted\n") << on;
+    EXPECT_EQ(quiet.err, "") << on;
+    options.environment = {{"PET_DRY_RUN", on}};
+    const ProcessEnd dry = run_script({std::string("--json=") + on}, "echo started", options);
+    EXPECT_EQ(dry.exit_code, 0) << dry.err;
+    EXPECT_THAT(dry.out, StartsWith("{\"problems\":[]")) << on;
+  }
+  ProcessOptions options;
+  options.environment = {{"PET_QUIET", "1"}};
+  EXPECT_THAT(run_script({"--quiet=false"}, "echo started", options).err, StartsWith("lockstep run: 1 worker on "))
       << "the command line counts more";
 }
 
@@ -113,6 +164,7 @@ TEST(Launcher, AllMustSucceed) {
 }
 
 TEST(Launcher, CtrlCReachesEveryoneAndLeavesNothing) {
+  const HangUps end_programs(SIG_DFL);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     ReadyPids ready;
     ProcessOptions options;
@@ -123,6 +175,33 @@ TEST(Launcher, CtrlCReachesEveryoneAndLeavesNothing) {
     EXPECT_EQ(end.exit_code, 128 + signal) << end.err;
     EXPECT_FALSE(ready.any_alive());
   }
+}
+
+TEST(Launcher, AHangUpThatNohupIgnoresEndsNothing) {
+  const HangUps are_ignored(SIG_IGN);
+  ProcessOptions options;
+  options.on_line = [](launch::Supervisor& launcher, const launch::OutputLine& line) {
+    if (line.text.starts_with("READY")) launcher.signal(0, SIGHUP);
+  };
+  const ProcessEnd end = run_script({"--quiet"}, "echo READY; sleep 0.3; echo done", options);
+  EXPECT_EQ(end.exit_code, 0) << end.err;
+  EXPECT_EQ(end.out, "READY\ndone\n");
+}
+
+TEST(Launcher, OutputWaitsForASlowReader) {
+  const ProcessEnd end = support::run_program(
+      {"/bin/sh", "-c",
+       LOCKSTEP_PROGRAM " run --quiet --no-prefix --nproc-per-node 2 -- sh -c 'yes | head -c 200000' | "
+                        "(sleep 6; wc -c)"});
+  EXPECT_EQ(end.out, "400000\n") << end.err;
+}
+
+TEST(Launcher, NeedsMoreFilesThanItsWorkersMayOpen) {
+  const ProcessEnd end = support::run_program({"/bin/sh", "-c",
+                                               "ulimit -S -n 40; exec " LOCKSTEP_PROGRAM
+                                               " run --quiet --no-prefix --nproc-per-node 20 -- sh -c 'ulimit -S -n'"});
+  EXPECT_EQ(end.exit_code, 0) << end.err;
+  EXPECT_EQ(lines_of(end.out), std::set<std::string>{"40"});
 }
 
 TEST(Launcher, AWorkerThatIgnoresTheRequestIsKilledAfterTheGrace) {
@@ -235,6 +314,17 @@ TEST(Launcher, RestartsAllWorkersAfterAFailure) {
 TEST(Launcher, GivesUpWhenTheRestartsAreUsed) {
   const ProcessEnd end = run_script({"--max-restarts", "2"}, "exit $((TORCHELASTIC_RESTART_COUNT + 4))");
   EXPECT_EQ(end.exit_code, 6);
+}
+
+TEST(Launcher, TheStoreMayHaveAnIPv6Address) {
+  if (!has_ipv6_loopback()) GTEST_SKIP() << "this machine has no address ::1";
+  const Arguments launcher = {LOCKSTEP_PROGRAM, "run", "--quiet", "--no-prefix", "--nproc-per-node", "2"};
+  for (const char* endpoint : {"[::1]:0", "[::]:0"}) {
+    const ProcessEnd end =
+        support::run_program(joined({launcher, {"--rdzv-endpoint", endpoint, "--"}, exact_sum_command()}));
+    EXPECT_TRUE(end.ok()) << endpoint << ": " << end.err;
+    EXPECT_EQ(lines_of(end.out), lines_on_one_host("lockstep", 2)) << endpoint;
+  }
 }
 
 TEST(Launcher, APortInUseIsNamed) {

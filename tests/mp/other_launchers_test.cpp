@@ -114,5 +114,14 @@ TEST(OtherLaunchers, NothingButVariablesAndARankThatNeverComes) {
   EXPECT_NE(result.ranks[1].exit_code, 0) << result;
 }
 
+TEST(OtherLaunchers, AStoreThatNobodyCouldServeIsNamed) {
+  for (const std::string store : {"node0", "node0:0", "node0:port", ":80", "fd00::1", "[fd00::1]", "fd00::1:80"}) {
+    const ProcessEnd end = support::run_program(
+        joined({{"/usr/bin/env", "RANK=0", "WORLD_SIZE=2", "LOCKSTEP_STORE=" + store}, exact_sum_command()}));
+    EXPECT_EQ(end.exit_code, support::kThrew) << store;
+    EXPECT_THAT(end.err, HasSubstr("UsageError: LOCKSTEP_STORE is '" + store + "'; expected host:port"));
+  }
+}
+
 }  // namespace
 }  // namespace lockstep::mp

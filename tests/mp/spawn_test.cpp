@@ -152,6 +152,13 @@ TEST(Spawn, RefusesAProcessWithThreads) {
   other.join();
 }
 
+// The kernel lists a thread for a moment after it was joined; one that is about to end stands for it here.
+TEST(Spawn, WaitsForAThreadThatIsAboutToEnd) {
+  std::thread other([] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); });
+  EXPECT_NO_THROW(spawn([](int, int) {}, 2));
+  other.join();
+}
+
 TEST(Spawn, RefusesAWorldOfNobody) {
   EXPECT_THROW(spawn([](int, int) {}, 0), UsageError);
   EXPECT_THROW(spawn(nullptr, 1), UsageError);

@@ -10,6 +10,7 @@
 #include "lockstep/core/base/log.h"
 #include "lockstep/core/comm/build_backend.h"
 #include "lockstep/core/comm/job_store.h"
+#include "lockstep/core/io/socket.h"
 #include "lockstep/core/store/tcp_store.h"
 
 namespace lockstep {
@@ -36,14 +37,10 @@ InitOptions with_environment(InitOptions options) {
 
 /// host:port of a store that somebody serves already, as `lockstep run` does.
 std::shared_ptr<Store> connect_served_store(const std::string& address, const std::string& token, Deadline deadline) {
-  const auto colon = address.rfind(':');
-  int port = 0;
-  if (colon != std::string::npos && address.find_first_not_of("0123456789", colon + 1) == std::string::npos &&
-      address.size() - colon <= 6 && colon + 1 < address.size()) {
-    port = std::stoi(address.substr(colon + 1));
-  }
-  LS_REQUIRE(port > 0 && port < 65536, "LOCKSTEP_STORE is '", address, "'; expected host:port");
-  return connect_tcp_store(address.substr(0, colon), port, token, deadline);
+  const auto served = io::split_host_port(address, 0);
+  LS_REQUIRE(served && served->port > 0, "LOCKSTEP_STORE is '", address,
+             "'; expected host:port, or [host]:port of an IPv6 address");
+  return connect_tcp_store(served->host, served->port, token, deadline);
 }
 
 std::shared_ptr<Store> meet(const RankEnvironment& environment, Deadline deadline) {

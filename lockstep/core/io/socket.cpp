@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -118,9 +119,37 @@ int bound_port(int fd) {
 
 }  // namespace
 
-std::string host_and_port(const std::string& host, int port) {
+std::string host_and_port(const std::string& host, int port) { return host_and_port(host, std::to_string(port)); }
+
+std::string host_and_port(const std::string& host, std::string_view port) {
   const bool ipv6 = host.find(':') != std::string::npos;
-  return (ipv6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+  return base::cat(ipv6 ? "[" + host + "]" : host, ":", port);
+}
+
+std::optional<HostPort> split_host_port(std::string_view text, int default_port) {
+  constexpr auto kNone = std::string_view::npos;
+  std::string_view host = text;
+  std::string_view rest;  // ":port", or nothing
+  if (text.starts_with('[')) {
+    const auto close = text.find(']');
+    if (close == kNone) return std::nullopt;
+    host = text.substr(1, close - 1);
+    rest = text.substr(close + 1);
+    if (host.find(':') == kNone) return std::nullopt;
+  } else if (const auto colon = text.find(':'); colon != kNone) {
+    host = text.substr(0, colon);
+    rest = text.substr(colon);
+  }
+  if (host.empty() || host.find_first_of("[]") != kNone) return std::nullopt;
+  HostPort out{std::string(host), default_port};
+  if (rest.empty()) return out;
+  // Of an IPv6 address without brackets the rest has another colon, which is no digit.
+  const std::string_view port = rest.substr(1);
+  const bool digits = port.find_first_not_of("0123456789") == kNone;
+  if (rest.front() != ':' || port.empty() || port.size() > 5 || !digits) return std::nullopt;
+  out.port = std::stoi(std::string(port));
+  if (out.port > 65535) return std::nullopt;
+  return out;
 }
 
 Socket::Socket(UniqueFd fd, std::string peer) : fd_(std::move(fd)), peer_(std::move(peer)) { disable_delay(fd_.get()); }
@@ -179,6 +208,17 @@ Listener::Listener(const std::string& address, int port) {
     error = errno;
   }
   throw_listen_error(address, port, error);
+}
+
+std::string Listener::address() const {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  LS_SYSCALL(::getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&address), &size), "getsockname on a socket");
+  std::array<char, NI_MAXHOST> text{};
+  const int error = ::getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, text.data(), text.size(), nullptr,
+                                  0, NI_NUMERICHOST);
+  LS_CHECK(error == 0, "getnameinfo: ", ::gai_strerror(error));
+  return text.data();
 }
 
 std::optional<UniqueFd> Listener::accept() {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/io/fd.h"
@@ -13,6 +14,18 @@ namespace lockstep::io {
 
 /// "host:port", or "[host]:port" where the host is an IPv6 address.
 std::string host_and_port(const std::string& host, int port);
+/// The same with words in place of a port that is not known yet.
+std::string host_and_port(const std::string& host, std::string_view port);
+
+struct HostPort {
+  std::string host;  ///< without brackets
+  int port = 0;
+};
+
+/// What people write: "host", "host:port", "[host]" and "[host]:port", the latter two of an IPv6 address and no other.
+/// `default_port` where the text has none. Nothing where it is none of these, as with an IPv6 address without brackets,
+/// whose end might be a port: the caller says whose text it was.
+std::optional<HostPort> split_host_port(std::string_view text, int default_port);
 
 /// One connected TCP stream without Nagle's delay. Non-blocking underneath; each call waits until its deadline.
 ///
@@ -46,6 +59,8 @@ class Listener {
 
   int fd() const noexcept { return fd_.get(); }
   int port() const noexcept { return port_; }
+  /// In numbers, without the port: what the name stands for on this host.
+  std::string address() const;
   /// The next connection (non-blocking, no Nagle's delay), or nothing when none waits. Throws SystemError, for instance
   /// when the process has no descriptors left.
   std::optional<UniqueFd> accept();

@@ -22,6 +22,7 @@ namespace lockstep::launch {
 namespace {
 
 constexpr const char* kNarrator = "lockstep run";
+constexpr int kConnectionsOfARank = 8;  ///< to the store; a client keeps four
 
 void say(const std::string& text) { std::fprintf(stderr, "%s: %s\n", kNarrator, text.c_str()); }
 
@@ -37,6 +38,8 @@ class Job {
       const RunEnd end = run_attempt(attempt);
       const std::optional<JobFailure> failure = failure_of(end);
       if (!failure) return leave(0);
+      const bool is_said = end.first_failure || end.stopped || end.interrupted_by != 0;
+      if (!is_said) say(failure->text);
       if (failure->final || attempt == options_.max_restarts) return leave(failure->exit_code);
       say(base::cat("restarting all workers (restart ", attempt + 1, " of ", options_.max_restarts, ")"));
     }
@@ -64,9 +67,13 @@ class Job {
       server.address = host;
       server.port = options_.endpoint_port;
       server.token = plan_.job_token;
+      server.max_clients =
+          std::max(server.max_clients, kConnectionsOfARank * options_.nnodes * options_.nproc_per_node);
       server_.emplace(server);
       store_ = server_->local();
       plan_.store = io::host_and_port(reachable(host), server_->port());
+      const std::string problem = spans_nodes() ? loopback_problem(host, io::Listener(host, 0).address()) : "";
+      if (!problem.empty()) say(problem);
       return true;
     }
     plan_.store = io::host_and_port(host, options_.endpoint_port);
@@ -83,7 +90,7 @@ class Job {
               "node ", options_.node_rank, " of ", options_.nnodes, ": no answer from node 0 at ", plan_.store,
               " after ", seconds(options_.join_timeout), " s; is `lockstep run --node-rank 0` running there?"));
         }
-        if (signals_.pending()) return false;
+        if (signals_.end_asked(0)) return false;
       }
     }
   }
@@ -161,6 +168,7 @@ class Job {
     spec.child.argv[0] = program_;
     spec.child.environment = merge_environment(own_environment(), plan.environment);
     spec.child.cpus = plan.cpus;
+    spec.child.open_files = open_files_.before();
     // Input goes to local rank 0, as with MPI. Not from a terminal: only its foreground process group may read there.
     const bool reads = plan.local_rank == 0 && ::isatty(STDIN_FILENO) == 0;
     if (!reads) spec.child.stdin_fd = no_input;
@@ -191,8 +199,15 @@ class Job {
 
   std::optional<JobFailure> failure_of(const RunEnd& end) const {
     if (end.interrupted_by != 0) return JobFailure{128 + end.interrupted_by, true, "interrupted"};
-    if (nodes_ && nodes_->failure()) return nodes_->failure();
-    if (end.first_failure) return JobFailure{end.workers[*end.first_failure].shell_code(), false, ""};
+    // A restart needs the store.
+    if (nodes_ && nodes_->failure()) {
+      JobFailure failure = *nodes_->failure();
+      failure.final |= end.elsewhere_gone;
+      return failure;
+    }
+    if (end.first_failure) {
+      return JobFailure{end.workers[*end.first_failure].shell_code(), end.elsewhere_gone, ""};
+    }
     if (end.stopped) return JobFailure{1, true, *end.stopped};
     return std::nullopt;
   }
@@ -204,6 +219,7 @@ class Job {
 
   const JobOptions& options_;
   std::string program_;
+  ManyOpenFiles open_files_;
   JobSignals signals_;  // before the store's thread
   base::CpuBudget budget_;
   PlanOptions plan_;

@@ -1,7 +1,5 @@
 #include "lockstep/core/launch/nodes.h"
 
-#include <poll.h>
-
 #include <chrono>
 #include <sstream>
 #include <thread>
@@ -13,7 +11,6 @@ namespace lockstep::launch {
 namespace {
 
 constexpr Duration kBeat = std::chrono::seconds(1);
-constexpr Duration kSilence = std::chrono::seconds(30);
 constexpr Duration kFarewell = std::chrono::seconds(10);
 constexpr int kPollMilliseconds = 50;
 
@@ -46,7 +43,7 @@ NodeGroup::NodeGroup(std::shared_ptr<Store> store, NodeInfo info)
   last_beats_.resize(static_cast<std::size_t>(info_.nnodes));
 }
 
-std::optional<JobShape> NodeGroup::join(int master_port, const JobSignals& signals, Deadline deadline) {
+std::optional<JobShape> NodeGroup::join(int master_port, JobSignals& signals, Deadline deadline) {
   // The flags that must agree, in words, then what is this node's own.
   const std::string mine = base::cat("--nnodes ", info_.nnodes, " --max-restarts ", info_.max_restarts, " --role ",
                                      info_.role, "\n", info_.local_world_size, " ", random_hex(8));
@@ -59,17 +56,20 @@ std::optional<JobShape> NodeGroup::join(int master_port, const JobSignals& signa
     std::string missing;
     for (int node = 0; node < info_.nnodes; ++node) {
       std::string& info = nodes[static_cast<std::size_t>(node)];
-      if (info.empty()) info = store_->try_get(node_key(node)).value_or("");
+      info = store_->try_get(node_key(node)).value_or("");  // anew: one may have left, and another have come
       if (info.empty()) missing += base::cat(missing.empty() ? "" : ", ", node);
     }
     if (missing.empty()) break;
     if (deadline.passed()) {
+      store_->erase(node_key(info_.node_rank));
       throw TimeoutError(base::cat("node ", info_.node_rank, " of ", info_.nnodes, ": waited ",
                                    seconds(deadline.timeout()), " s for node ", missing,
                                    "; start `lockstep run` there with --node-rank, or raise LOCKSTEP_INIT_TIMEOUT"));
     }
-    pollfd fd{signals.fd(), POLLIN, 0};
-    if (::poll(&fd, 1, kPollMilliseconds) > 0) return std::nullopt;
+    if (signals.end_asked(kPollMilliseconds)) {
+      store_->erase(node_key(info_.node_rank));
+      return std::nullopt;
+    }
   }
   heard_.assign(nodes.size(), Clock::now());
   if (const std::string both = disagreement(nodes); !both.empty()) {
@@ -108,7 +108,14 @@ JobShape NodeGroup::add_up(const std::vector<std::string>& nodes) const {
 
 void NodeGroup::publish(int attempt, const JobFailure& failure) {
   published_ = true;
-  failure_ = decode(store_->compare_and_set(failure_key(attempt), std::nullopt, encode(failure)));
+  std::string there = store_->compare_and_set(failure_key(attempt), std::nullopt, encode(failure));
+  // All wait for all after a failure that a restart may mend; now somebody will not come.
+  while (failure.final && !decode(there).final) {
+    const JobFailure first = decode(there);
+    const JobFailure both{first.exit_code, true, first.text + "; then " + failure.text};
+    there = store_->compare_and_set(failure_key(attempt), there, encode(both));
+  }
+  failure_ = decode(there);
 }
 
 void NodeGroup::beat() {
@@ -125,8 +132,9 @@ void NodeGroup::listen_for_silence(int attempt) {
     if (beat != last_beats_[i]) {
       last_beats_[i] = beat;
       heard_[i] = now;
-    } else if (now - heard_[i] > kSilence && !published_) {
-      publish(attempt, {1, true, base::cat("node ", node, " has not been heard of for ", seconds(kSilence), " s")});
+    } else if (now - heard_[i] > info_.silence && !is_final()) {
+      publish(attempt,
+              {1, true, base::cat("node ", node, " has not been heard of for ", seconds(info_.silence), " s")});
     }
   }
 }
@@ -138,7 +146,7 @@ Elsewhere NodeGroup::ask(int attempt, const RunEnd& so_far, bool all_ended) {
     failure_.reset();
   }
   beat();
-  if (!published_ && so_far.interrupted_by != 0) {
+  if (so_far.interrupted_by != 0 && !is_final()) {
     const std::string who = base::cat("node ", info_.node_rank, " got ", signal_name(so_far.interrupted_by));
     publish(attempt, {128 + so_far.interrupted_by, true, who});
   } else if (!published_ && so_far.first_failure) {
@@ -146,7 +154,7 @@ Elsewhere NodeGroup::ask(int attempt, const RunEnd& so_far, bool all_ended) {
     publish(attempt, {end.shell_code(), false, base::cat("on node ", info_.node_rank, " ", describe(end))});
   }
   if (info_.node_rank == 0) listen_for_silence(attempt);
-  if (!failure_) {
+  if (!is_final()) {
     if (const auto text = store_->try_get(failure_key(attempt))) failure_ = decode(*text);
   }
   if (!all_ended) {
@@ -157,10 +165,10 @@ Elsewhere NodeGroup::ask(int attempt, const RunEnd& so_far, bool all_ended) {
   announced_end_ = true;
   const bool together = to_number(store_->try_get(ended_key(attempt))) == info_.nnodes;
   // A node that failed publishes before it counts itself as ended, so now the verdict is complete.
-  if (together && !failure_) {
+  if (together && !is_final()) {
     if (const auto text = store_->try_get(failure_key(attempt))) failure_ = decode(*text);
   }
-  const bool over = together || (failure_ && failure_->final);
+  const bool over = together || is_final();
   return {over ? Elsewhere::State::kFinished : Elsewhere::State::kRunning, ""};
 }
 

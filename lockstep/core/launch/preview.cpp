@@ -50,7 +50,19 @@ std::string endpoint_host(const JobOptions& options) {
   return options.nnodes > 1 ? options.master_address : kLoopback;
 }
 
-std::string reachable(const std::string& host) { return host == "0.0.0.0" ? kLoopback : host; }
+std::string reachable(const std::string& host) {
+  if (host == "::") return "::1";
+  return host == "0.0.0.0" ? kLoopback : host;
+}
+
+std::string loopback_problem(const std::string& host, const std::string& address) {
+  const bool is_loopback = address.starts_with("127.") || address == "::1";
+  const bool is_meant = host.starts_with("127.") || host == "::1" || host == "localhost";
+  if (!is_loopback || is_meant) return {};
+  return base::cat("the name ", host, " stands for ", address,
+                   " on this host (see /etc/hosts), where no other host can ",
+                   "reach it; give --master-addr the address that the others see");
+}
 
 PlanOptions plan_of(const JobOptions& options) {
   PlanOptions plan;
@@ -90,7 +102,11 @@ std::vector<std::string> find_problems(const JobOptions& options) {
   check([&] { choose_token(options, ""); });
   const std::string host = endpoint_host(options);
   if (options.node_rank == 0) {
-    check([&] { io::Listener(host, options.endpoint_port); });
+    check([&] {
+      const io::Listener listener(host, options.endpoint_port);
+      const std::string problem = options.nnodes > 1 ? loopback_problem(host, listener.address()) : "";
+      if (!problem.empty()) problems.push_back(problem);
+    });
     const std::string master = plan_of(options).master_address;
     const bool same_port = options.master_port == options.endpoint_port;
     if (master != reachable(host) || (options.master_port != 0 && !same_port)) {
@@ -109,7 +125,7 @@ JobPreview preview_job(const JobOptions& options) {
   plan.world_size = options.nnodes * options.nproc_per_node;
   plan.first_rank = options.node_rank * options.nproc_per_node;
   const std::string port = options.endpoint_port != 0 ? std::to_string(options.endpoint_port) : kLater;
-  plan.store = reachable(endpoint_host(options)) + ":" + port;
+  plan.store = io::host_and_port(reachable(endpoint_host(options)), port);
   plan.job_token = kHidden;
   plan.master_port = options.master_port == options.endpoint_port ? 0 : options.master_port;
   JobPreview preview;

@@ -14,6 +14,9 @@ namespace lockstep::launch {
 std::string endpoint_host(const JobOptions& options);
 /// All interfaces are an address to listen on, not one to connect to.
 std::string reachable(const std::string& host);
+/// One line where node 0's name stands for a loopback `address` that was not asked for, else empty: Debian's /etc/hosts
+/// gives a host's own name 127.0.1.1. Pure.
+std::string loopback_problem(const std::string& host, const std::string& address);
 /// What the options alone say of a plan: no ranks, ports, store or secret yet.
 PlanOptions plan_of(const JobOptions& options);
 

@@ -79,6 +79,13 @@ void restore_signals() noexcept {
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
+void set_open_files(rlim_t soft) noexcept {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = soft;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 /// The child's side of an exec that failed: its errno goes up the pipe, which a successful exec closes empty.
 [[noreturn]] void give_up(int report, int error) noexcept {
   [[maybe_unused]] const ssize_t written = ::write(report, &error, sizeof error);
@@ -108,6 +115,7 @@ pid_t start_program(const ChildSpec& spec, const CpuMask& cpus, pid_t parent) {
   if (pid == 0) {
     settle_in(spec, cpus, parent);
     restore_signals();
+    if (spec.open_files) set_open_files(*spec.open_files);
     ::execve(argv[0], argv.data(), environment.data());
     give_up(write_end.get(), errno);
   }
@@ -125,6 +133,12 @@ bool is_executable_file(const std::string& path) {
 }
 
 }  // namespace
+
+ManyOpenFiles::ManyOpenFiles() noexcept {
+  if (::getrlimit(RLIMIT_NOFILE, &before_) == 0) set_open_files(before_.rlim_max);
+}
+
+ManyOpenFiles::~ManyOpenFiles() { set_open_files(before_.rlim_cur); }
 
 Child start_child(const ChildSpec& spec) {
   LS_CHECK(spec.argv.empty() != !spec.function, "a child is a program or a function");

@@ -1,9 +1,11 @@
 #pragma once
 // Starting one child process. Internal: never included from a public header.
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,12 +22,28 @@ struct ChildSpec {
   int stdin_fd = -1;
   int stdout_fd = -1;
   int stderr_fd = -1;
-  bool own_group = true;  ///< leads a process group, so that what it starts can be ended with it
+  std::optional<rlim_t> open_files;  ///< soft limit of a program; nothing: as it is
+  bool own_group = true;             ///< leads a process group, so that what it starts can be ended with it
 };
 
 struct Child {
   pid_t pid = -1;
   io::UniqueFd pidfd;  ///< readable when the process has ended
+};
+
+/// While it lives this process may open as many files as its hard limit allows: the launcher of a large job needs more
+/// than the usual 1024. Programs that it starts are to have what there was before: some use select().
+class ManyOpenFiles {
+ public:
+  ManyOpenFiles() noexcept;
+  ~ManyOpenFiles();
+  ManyOpenFiles(const ManyOpenFiles&) = delete;
+  ManyOpenFiles& operator=(const ManyOpenFiles&) = delete;
+  /// The soft limit of before.
+  rlim_t before() const noexcept { return before_.rlim_cur; }
+
+ private:
+  rlimit before_{};
 };
 
 /// Starts a child that dies with this process, however that ends: the kernel sends it SIGKILL when the calling thread

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <thread>
 #include <vector>
 
 #include "lockstep/core/base/check.h"
@@ -67,14 +68,25 @@ void set_openmp_threads(int threads) {
   if (auto* const set = reinterpret_cast<SetThreads>(::dlsym(RTLD_DEFAULT, "omp_set_num_threads"))) set(threads);
 }
 
+int count_threads() {
+  int threads = 0;
+  for ([[maybe_unused]] const auto& task : std::filesystem::directory_iterator("/proc/self/task")) ++threads;
+  return threads;
+}
+
 void require_no_threads() {
 #if defined(__SANITIZE_THREAD__)
   constexpr int kOwn = 2;  // the sanitizer has a thread of its own, which it stops for a fork
 #else
   constexpr int kOwn = 1;
 #endif
-  int threads = 0;
-  for ([[maybe_unused]] const auto& task : std::filesystem::directory_iterator("/proc/self/task")) ++threads;
+  // The kernel lists a thread for a moment after it was joined.
+  const Deadline patience = Deadline::after(std::chrono::milliseconds(200));
+  int threads = count_threads();
+  while (threads > kOwn && !patience.passed()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    threads = count_threads();
+  }
   LS_REQUIRE(threads <= kOwn, "spawn: this process has ", threads,
              " threads, and a fork copies only one; call spawn() ",
              "before anything starts threads (torch operations do), or use `lockstep run`");

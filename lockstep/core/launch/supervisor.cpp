@@ -19,7 +19,7 @@ namespace {
 
 constexpr Duration kTick = std::chrono::milliseconds(100);
 constexpr auto kNotice = std::chrono::milliseconds(300);          // From the first failure to the end of the others.
-constexpr Duration kFlush = std::chrono::seconds(5);              // for a reader that has stopped reading
+constexpr Duration kFlush = std::chrono::seconds(60);             // for a reader that has stopped reading, a pager
 constexpr Duration kHastyFlush = std::chrono::milliseconds(500);  // the same after Ctrl-C
 constexpr Duration kDeath = std::chrono::seconds(10);             // for a process that was killed to be gone
 
@@ -58,7 +58,7 @@ class Supervisor::Impl {
       wait_and_pump();
       collect_ends();
       take_signals();
-      if (options_.elsewhere && !elsewhere_gone_) ask_elsewhere();
+      if (options_.elsewhere && !end_.elsewhere_gone) ask_elsewhere();
       keep_deadlines();
     }
     flush();
@@ -76,7 +76,7 @@ class Supervisor::Impl {
 
   bool finished() const {
     if (any_alive()) return false;
-    return !options_.elsewhere || elsewhere_gone_ || elsewhere_finished_ || end_.interrupted_by != 0;
+    return !options_.elsewhere || end_.elsewhere_gone || elsewhere_finished_ || end_.interrupted_by != 0;
   }
 
   void say(const std::string& text) {
@@ -113,7 +113,7 @@ class Supervisor::Impl {
   Duration time_left() const {
     Duration left = end_.deadline_passed ? Duration::max() : options_.deadline.left();
     if (any_alive()) left = std::min(left, phase_end_.left());
-    if (options_.elsewhere && !elsewhere_gone_) left = std::min(left, next_question_.left());
+    if (options_.elsewhere && !end_.elsewhere_gone) left = std::min(left, next_question_.left());
     return left;
   }
 
@@ -136,9 +136,13 @@ class Supervisor::Impl {
     for (const auto& worker : workers_) end_.workers.push_back(worker->end());
     say(report(*cause));
     next_question_ = Deadline::after(Duration::zero());
-    // The others notice by themselves within 100 ms, and then say more than being ended lets them: in which operation
-    // they missed the worker, and what they had done before.
-    if (options_.end_on_failure && phase_ == Phase::kRunning) phase_end_ = Deadline::after(kNotice);
+    if (options_.end_on_failure) let_notice();
+  }
+
+  /// The others notice by themselves within 100 ms, and then say more than being ended lets them: in which operation
+  /// they missed the worker, and what they had done before.
+  void let_notice() {
+    if (phase_ == Phase::kRunning && !phase_end_.bounded()) phase_end_ = Deadline::after(kNotice);
   }
 
   static bool has_ended(const Worker& worker) {
@@ -158,6 +162,7 @@ class Supervisor::Impl {
         end_all(signal);
       } else {
         if (end_.interrupted_by == 0) end_.interrupted_by = signal;
+        next_question_ = Deadline::after(Duration::zero());
         // A second one means now; the first may have come while a failure was being cleared away.
         if (phase_ == Phase::kEnding) say(base::cat(signal_name(signal), ": killing the workers"));
         kill_all();
@@ -179,16 +184,15 @@ class Supervisor::Impl {
     try {
       answer = options_.elsewhere(end_, !any_alive());
     } catch (const Error& error) {
-      elsewhere_gone_ = true;
+      end_.elsewhere_gone = true;
       answer = {Elsewhere::State::kStop, error.what()};
     }
     elsewhere_finished_ = answer.state == Elsewhere::State::kFinished;
     if (answer.state != Elsewhere::State::kStop || end_.stopped) return;
     end_.stopped = answer.reason;
-    if (any_alive() && phase_ == Phase::kRunning) {
-      say(answer.reason);
-      end_all(SIGTERM);
-    }
+    // What failed here has been said.
+    if (phase_ == Phase::kRunning && (!end_.first_failure || end_.elsewhere_gone)) say(answer.reason);
+    let_notice();
   }
 
   void keep_deadlines() {
@@ -225,14 +229,22 @@ class Supervisor::Impl {
     for (const auto& worker : workers_) worker->tell(SIGKILL);
   }
 
+  /// As the workers would wait for whoever reads their output, as long as that reads or nobody wants an end.
   void flush() {
-    const Deadline deadline = Deadline::after(end_.interrupted_by != 0 ? kHastyFlush : kFlush);
-    while ((out_.pending() || err_.pending()) && !deadline.passed()) {
-      pollfd fds[] = {{out_.pending() ? out_.fd() : -1, POLLOUT, 0}, {err_.pending() ? err_.fd() : -1, POLLOUT, 0}};
-      if (::poll(fds, 2, poll_milliseconds(deadline.left())) <= 0) continue;
+    const auto patience = [this] { return Deadline::after(end_.interrupted_by != 0 ? kHastyFlush : kFlush); };
+    for (Deadline deadline = patience(); (out_.pending() || err_.pending()) && !deadline.passed();) {
+      pollfd fds[] = {{out_.pending() ? out_.fd() : -1, POLLOUT, 0},
+                      {err_.pending() ? err_.fd() : -1, POLLOUT, 0},
+                      {options_.signals != nullptr ? options_.signals->fd() : -1, POLLIN, 0}};
+      if (::poll(fds, 3, poll_milliseconds(deadline.left())) <= 0) continue;
       if (fds[0].revents != 0) out_.write_some();
       if (fds[1].revents != 0) err_.write_some();
+      if (fds[2].revents != 0) take_signals();
+      deadline = patience();
     }
+    if (!out_.pending() || err_.pending() || end_.interrupted_by != 0) return;
+    say(base::cat("nobody has read the output for ", seconds(kFlush), " s; the rest of it is lost"));
+    err_.write_some();
   }
 
   SupervisorOptions options_;
@@ -244,7 +256,6 @@ class Supervisor::Impl {
   Phase phase_ = Phase::kRunning;
   Deadline phase_end_ = Deadline::none();
   Deadline next_question_ = Deadline::after(Duration::zero());
-  bool elsewhere_gone_ = false;
   bool elsewhere_finished_ = false;
 };
 

@@ -77,6 +77,7 @@ struct RunEnd {
   std::optional<std::size_t> first_failure;  ///< index of the first worker that failed by itself
   int interrupted_by = 0;                    ///< the signal that ended the job, or 0
   std::optional<std::string> stopped;        ///< why another host ended the job
+  bool elsewhere_gone = false;               ///< the other hosts could no longer be asked
   bool deadline_passed = false;
 };
 
@@ -95,8 +96,8 @@ struct SupervisorOptions {
 /// Starts workers, pumps their output and waits for them, in one poll loop on the calling thread. A worker that ends
 /// takes what it left in its process group with it.
 ///
-/// After the first failure the others have 300 ms to notice, and to say what they missed. To end workers: SIGTERM (or
-/// the signal that this process got), then after the grace SIGKILL; a second signal kills at once.
+/// After the first failure, here or elsewhere, the others have 300 ms to notice, and to say what they missed. To end
+/// workers: SIGTERM (or the signal that this process got), then after the grace SIGKILL; a second signal kills at once.
 /// Thread safety: one thread. The destructor kills whatever is alive.
 class Supervisor {
  public:

@@ -1,6 +1,7 @@
 #include "lockstep/core/launch/worker.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +13,8 @@
 
 namespace lockstep::launch {
 namespace {
+
+constexpr int kDeathMilliseconds = 1000;
 
 /// Opens the pipe of a stream that is captured; returns the end that the worker writes to.
 io::UniqueFd open_stream(Worker::Stream& stream) {
@@ -41,9 +44,12 @@ Worker::Worker(WorkerSpec spec) : spec_(std::move(spec)) {
 Worker::~Worker() {
   if (!alive_) return;
   tell(SIGKILL);
-  siginfo_t info{};
-  while (::waitid(P_PIDFD, static_cast<id_t>(child_.pidfd.get()), &info, WEXITED) == -1 && errno == EINTR) {
+  // One that the kernel can't end (it hangs in a driver, or on a file server) must not hang this process too.
+  pollfd fd{child_.pidfd.get(), POLLIN, 0};
+  while (::poll(&fd, 1, kDeathMilliseconds) == -1 && errno == EINTR) {
   }
+  siginfo_t info{};
+  ::waitid(P_PIDFD, static_cast<id_t>(child_.pidfd.get()), &info, WEXITED | WNOHANG);
 }
 
 void Worker::abandon() noexcept {

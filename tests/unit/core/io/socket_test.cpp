@@ -190,6 +190,55 @@ TEST(TryEach, EachAddressLeavesTheOthersAFairShare) {
 TEST(HostAndPort, PutsBracketsAroundIPv6) {
   EXPECT_EQ(host_and_port("node0", 80), "node0:80");
   EXPECT_EQ(host_and_port("::1", 80), "[::1]:80");
+  EXPECT_EQ(host_and_port("::1", "(later)"), "[::1]:(later)");
+}
+
+TEST(SplitHostPort, TakesBracketsOffAndFillsThePortIn) {
+  const auto split = [](const char* text) {
+    const std::optional<HostPort> out = split_host_port(text, 7);
+    return out ? out->host + " " + std::to_string(out->port) : "nothing";
+  };
+  EXPECT_EQ(split("node0"), "node0 7");
+  EXPECT_EQ(split("node0:80"), "node0 80");
+  EXPECT_EQ(split("192.0.2.1:0"), "192.0.2.1 0");
+  EXPECT_EQ(split("[fd00::1]"), "fd00::1 7");
+  EXPECT_EQ(split("[fd00::1]:65535"), "fd00::1 65535");
+  EXPECT_EQ(split("[fe80::1%eth0]:80"), "fe80::1%eth0 80");
+  for (const auto& [host, port] : {std::pair{"node0", 80}, {"fd00::1", 1}}) {
+    EXPECT_EQ(split(host_and_port(host, port).c_str()), host + (" " + std::to_string(port)));
+  }
+}
+
+TEST(SplitHostPort, RefusesEverythingElse) {
+  for (const char* text : {"",
+                           ":",
+                           ":80",
+                           "node0:",
+                           "node0:x",
+                           "node0:-1",
+                           "node0:+1",
+                           "node0: 1",
+                           "node0:65536",
+                           "node0:100000",
+                           "node0:4294967376",
+                           "fd00::1",
+                           "::1",
+                           "::",
+                           "fd00::1:80",
+                           "a:1:2",
+                           "[]",
+                           "[]:80",
+                           "[fd00::1",
+                           "[fd00::1]80",
+                           "[fd00::1]:",
+                           "[fd00::1]:x",
+                           "[fd00::1]]:80",
+                           "[[fd00::1]:80",
+                           "fd00::1]:80",
+                           "node0]:80",
+                           "[node0]:80"}) {
+    EXPECT_FALSE(split_host_port(text, 7)) << "'" << text << "' was accepted";
+  }
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/core/base/error.h"
+#include "lockstep/core/launch/preview.h"
 
 namespace lockstep::launch {
 namespace {
@@ -27,6 +28,15 @@ TEST(ValidateJob, AcceptsWhatCanRun) {
   nodes.master_address = "node0";
   nodes.endpoint_port = 29500;
   EXPECT_NO_THROW(validate(nodes));
+}
+
+TEST(LoopbackProblem, IsANameThatOnlyThisHostReaches) {
+  EXPECT_THAT(loopback_problem("node0", "127.0.1.1"),
+              testing::AllOf(testing::HasSubstr("node0 stands for 127.0.1.1"), testing::HasSubstr("--master-addr")));
+  EXPECT_NE(loopback_problem("node0", "::1"), "");
+  EXPECT_EQ(loopback_problem("node0", "10.0.0.1"), "");
+  for (const char* meant : {"localhost", "127.0.0.1", "127.0.0.2"}) EXPECT_EQ(loopback_problem(meant, "127.0.0.1"), "");
+  EXPECT_EQ(loopback_problem("::1", "::1"), "");
 }
 
 struct Case {

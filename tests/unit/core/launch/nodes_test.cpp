@@ -44,7 +44,7 @@ class SlowReader final : public Store {
 };
 
 /// What a node says that was started with other flags than another.
-std::string mismatch_of(std::shared_ptr<Store> store, const NodeInfo& info, const JobSignals& signals) {
+std::string mismatch_of(std::shared_ptr<Store> store, const NodeInfo& info, JobSignals& signals) {
   try {
     NodeGroup(std::move(store), info).join(1, signals, Deadline::after(kPatience));
   } catch (const MismatchError& error) {
@@ -56,7 +56,7 @@ std::string mismatch_of(std::shared_ptr<Store> store, const NodeInfo& info, cons
 }
 
 TEST(NodeGroup, OfDifferentFlagsTellsTheSlowestNodeToo) {
-  const JobSignals signals;
+  JobSignals signals;
   auto server = std::make_unique<TcpStoreServer>(TcpStoreServerOptions{});
   const int port = server->port();
   std::string of_node_0;
@@ -71,6 +71,71 @@ TEST(NodeGroup, OfDifferentFlagsTellsTheSlowestNodeToo) {
                                HasSubstr("node 1 with --nnodes 2 --max-restarts 1")));
   EXPECT_THAT(of_node_1, AllOf(HasSubstr("node 1 was started with --nnodes 2 --max-restarts 1"),
                                HasSubstr("node 0 with --nnodes 2 --max-restarts 0")));
+}
+
+NodeInfo node_of(int node_rank) {
+  NodeInfo info{2, node_rank, 1, 3, "default"};
+  info.silence = std::chrono::milliseconds(50);
+  return info;
+}
+
+void meet(NodeGroup& node_0, NodeGroup& node_1, JobSignals& signals) {
+  std::thread other([&] { EXPECT_TRUE(node_1.join(1, signals, Deadline::after(kPatience))); });
+  EXPECT_TRUE(node_0.join(1, signals, Deadline::after(kPatience)));
+  other.join();
+}
+
+/// Of a node whose one rank has failed.
+RunEnd failed() {
+  RunEnd end;
+  end.workers.resize(1);
+  end.workers[0].exit_code = 5;
+  end.first_failure = 0;
+  return end;
+}
+
+TEST(NodeGroup, OneThatIsLostEndsTheWaitForItAfterAFailureToo) {
+  JobSignals signals;
+  const auto store = make_memory_store();
+  NodeGroup node_0(store, node_of(0));
+  NodeGroup node_1(store, node_of(1));
+  meet(node_0, node_1, signals);
+  // Node 1 says no more. The rank of node 0 fails because of that, and its launcher knows nothing yet.
+  const RunEnd end = failed();
+  const Deadline deadline = Deadline::after(kPatience);
+  while (node_0.ask(0, end, true).state != Elsewhere::State::kFinished && !deadline.passed()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  ASSERT_TRUE(node_0.failure());
+  EXPECT_TRUE(node_0.failure()->final);
+  EXPECT_EQ(node_0.failure()->exit_code, 5) << "the first one counts";
+  EXPECT_THAT(node_0.failure()->text,
+              AllOf(HasSubstr("exited with code 5"), HasSubstr("node 1 has not been heard of")));
+}
+
+TEST(NodeGroup, CtrlCAfterAFailureIsHeardElsewhere) {
+  JobSignals signals;
+  const auto store = make_memory_store();
+  NodeGroup node_0(store, node_of(0));
+  NodeGroup node_1(store, node_of(1));
+  meet(node_0, node_1, signals);
+  RunEnd end = failed();
+  node_1.ask(0, end, false);
+  end.interrupted_by = SIGINT;
+  node_1.ask(0, end, true);
+  EXPECT_EQ(node_0.ask(0, {}, true).state, Elsewhere::State::kFinished);
+  ASSERT_TRUE(node_0.failure());
+  EXPECT_THAT(node_0.failure()->text, HasSubstr("node 1 got SIGINT"));
+}
+
+TEST(NodeGroup, OneThatLeavesBeforeTheStartMakesRoomForAnother) {
+  JobSignals signals;
+  const auto store = make_memory_store();
+  EXPECT_THROW(NodeGroup(store, node_of(1)).join(1, signals, Deadline::after(std::chrono::milliseconds(1))),
+               TimeoutError);
+  std::thread other([&] { NodeGroup(store, node_of(1)).join(1, signals, Deadline::after(kPatience)); });
+  EXPECT_NO_THROW(NodeGroup(store, node_of(0)).join(1, signals, Deadline::after(kPatience)));
+  other.join();
 }
 
 }  // namespace
