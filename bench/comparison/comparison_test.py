@@ -5,11 +5,13 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 import xml.etree.ElementTree
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from comparison import network, programs, report, requirements, results, steadiness, steps  # noqa: E402
+from comparison.steadiness_test import MovingCores  # noqa: E402, F401
 
 KI, MI = 1 << 10, 1 << 20
 
@@ -87,6 +89,19 @@ class Verdicts(unittest.TestCase):
         verdict = self.judge(requirement("best", 1), {"lockstep_backend": {4: 1}, "mpich": {4: 2, 16: 2}})
         self.assertEqual((verdict.holds, verdict.text), (False, "**fails**: no result of 16 B"))
 
+    def test_wrong_values_have_no_time(self):
+        found = measured({"lockstep_backend": {4: 1, 16: 1}, "mpich": {4: 2}, "openmpi": {4: 3}}, {16: 0.9})
+        for name, size in (("lockstep_backend", 16), ("mpich", 4)):  # Wrong in one round is wrong.
+            rows = [{"bytes": size, "p50_us": 0.5, "wrong": 3}]
+            found.check(name, rows)
+            found.add(name, rows)
+        self.assertEqual((found.best_peer(4), found.sizes(), found.share(16)), ((3, "openmpi"), [4, 16], None))
+        verdict = requirements.judge(requirement("best", 1), found)
+        self.assertEqual((verdict.holds, verdict.text), (False, "**fails**: no result of 16 B"))
+        runner = programs.Runner(programs.Sweep("all_reduce", 2, [4, 16], 4, 0.1, 1))
+        said = report.footer([(runner, found)], steadiness.Watch(lambda: {"measured": False}))
+        self.assertIn("wrong elements: {'lockstep_backend, all_reduce, 2 ranks': 3, 'mpich,", said)
+
     def test_nothing_measured_is_no_success(self):
         verdict = requirements.judge(requirement("best", 1), None)
         self.assertEqual((verdict.holds, verdict.text, verdict.cell), (False, "not measured", "-"))
@@ -138,8 +153,32 @@ class Hosts(unittest.TestCase):
         text = network.verdicts(sweep, found)
         self.assertIn("best peer: **fails**, worst at 4 B: 0.88 x (openmpi)", text)
         self.assertIn("1 MiB: holds, worst at 9560000 B: 96 %", text)
-        self.assertIn("| 4 B | 800 | 700 | - | 501 | openmpi | lockstep_hier | 0.88 x | 63 % |",
+        self.assertIn("| 4 B | 800 | 700 | - | 501 | openmpi | lockstep_hier | 0.88 x | - |",
                       network.table(sweep, found))
+
+    def test_what_auto_chooses_is_judged_alone(self):
+        found = self.measured({"lockstep_auto": {4: 4000, 16: 600}, "lockstep_mpi": {4: 600},
+                               "openmpi": {4: 1000, 16: 900}})
+        text = network.verdicts(self.sweep(), found)
+        self.assertIn("best peer: holds, worst at 16 B: 1.50 x (openmpi)", text)
+        self.assertIn("`auto` chooses: **fails**, worst at 4 B: 0.25 x (openmpi)", text)
+
+    def test_no_share_of_the_limit_where_a_burst_matters(self):
+        found = self.measured({"lockstep_gloo": {600 * KI: 1e5, MI: 1.5e5}})
+        table = network.table(self.sweep("lockstep_gloo"), found)
+        self.assertRegex(table, r"600 KiB .* - \|\n.* 1 MiB .* 88 %")
+        with unittest.mock.patch.object(network, "BULK_BYTES", KI):
+            self.assertIn("worst at 1 MiB: 88 %", network.verdicts(self.sweep(), found))
+
+    def test_open_mpi_has_both_ways_of_the_wire(self):
+        with tempfile.TemporaryDirectory() as directory:
+            for name in ("hosts", "lockstep", "openmpi_bench"):
+                (pathlib.Path(directory) / name).touch(0o755)
+            with unittest.mock.patch("shutil.which", lambda name: name):
+                found = network.find_programs(pathlib.Path(directory), "all_reduce", self.LINKS, 2)
+        commands = {program.name: " ".join(program.command) for program in found}
+        self.assertNotIn("btl_tcp_flags", commands["openmpi"])
+        self.assertRegex(commands["openmpi_send"], "--mca btl_tcp_flags 1 .*/openmpi_bench --peer openmpi_send$")
 
     def test_who_goes_past_the_links_does_not_count(self):
         found = self.measured({"lockstep_auto": {4: 1, 16: 600}, "lockstep_gloo": {4: 600, 16: 600},
@@ -208,7 +247,7 @@ class Steps(unittest.TestCase):
         rows = step_rows("mlp", [0.9], 2.0) + step_rows("resnet18", [1.25], 3.0) + [HOST_COST]
         with tempfile.TemporaryDirectory() as directory:
             folder = pathlib.Path(directory)
-            _, path = steps.write(rows, folder, "steps_machine")
+            _, path = steps.write(steps.Measured(rows), folder, "steps_machine")
             text = path.read_text()
             lines = [json.loads(line) for line in (folder / "steps_machine.jsonl").read_text().splitlines()]
             picture = (folder / "steps_machine.svg").read_text()
@@ -221,6 +260,17 @@ class Steps(unittest.TestCase):
         xml.etree.ElementTree.fromstring(picture)
         for words in ("mlp", "resnet18", "90.0", "125.0", "Lockstep", "PyTorch on Gloo"):
             self.assertIn(f">{words}</text>", picture)
+
+    def test_rows_before_a_failure_are_kept(self):
+        with tempfile.TemporaryDirectory() as directory:
+            folder = pathlib.Path(directory)
+            fails = folder / "step_bench"
+            fails.write_text(f"#!/bin/sh\necho '{json.dumps(HOST_COST)}'\nexit 3\n")
+            fails.chmod(0o755)
+            found = steps.measure(str(fails), 1, False, False)
+            with self.assertRaisesRegex(SystemExit, "--rounds 1 ended with code 3; the 1 rows"):
+                steps.write(found, folder, "steps_machine")
+            self.assertEqual(json.loads((folder / "steps_machine_unfinished.jsonl").read_text()), HOST_COST)
 
     def test_a_command_line_that_contradicts_itself(self):
         compare = pathlib.Path(__file__).resolve().parent.parent / "compare"
@@ -276,6 +326,11 @@ class Silence(unittest.TestCase):
         self.assertEqual(self.sizes(runner, program), [])
         self.assertEqual(runner.failed, {"fake": "exit code 1: no such peer"})
 
+    def test_one_that_fails_after_results_is_named(self):
+        runner, program = self.runner(HANGS.replace("signal.pause()", "sys.exit('no more')"), "16")
+        self.assertEqual(self.sizes(runner, program), [4])
+        self.assertEqual(report.troubles(runner), ["- fake failed after some of its results: exit code 1: no more"])
+
     def test_the_programs_own_word_counts_before_its_launchers(self):
         self.assertEqual(programs.reason(b"lockstep run: its last lines:\n    bench: no\nlockstep run: node 1\n"),
                          "bench: no")
@@ -285,71 +340,14 @@ class Silence(unittest.TestCase):
         self.assertEqual(programs.reason(b""), "it said nothing")
 
 
-class MovingCores(unittest.TestCase):
-    def watch(self, *handoffs, then=50):
-        """Sees these hand-offs, one a look, and others afterwards."""
-        seen = iter(handoffs)
-
-        def measure():
-            handoff = next(seen, then)
-            return {"measured": True, "handoff_ns": handoff, "handoff_ns_after": handoff}
-        return steadiness.Watch(measure)
-
-    def runs(self, watch):
-        """How often a program was run for one result."""
-        made = []
-        self.assertEqual(watch.run(lambda: made.append(None) or [len(made)]), [len(made)])  # The last one counts.
-        return len(made)
-
-    def test_near_cores_are_run_on_once(self):
-        watch = self.watch(50, 60, 33)
-        self.assertEqual((self.runs(watch), self.runs(watch), watch.repeated), (1, 1, 0))
-
-    def test_a_run_that_ends_with_far_cores_is_made_again(self):
-        watch = self.watch(50, 250)
-        self.assertEqual((self.runs(watch), watch.repeated), (2, 1))
-        self.assertIn("1 run(s) began", watch.says())
-        self.assertNotIn("all the same", watch.says())
-
-    def test_a_run_waits_for_near_cores(self):
-        watch = self.watch(50, 250, 250)
-        watch.look()
-        self.assertEqual((self.runs(watch), watch.repeated), (1, 0))
-
-    def test_cores_that_stay_apart_are_said(self):
-        for near in (2, 3, 4):
-            watch = self.watch(*[50] * near, then=250)
-            for _ in range(near - 1):
-                watch.look()
-            self.assertEqual(self.runs(watch), 1 + steadiness.REPEATS)
-            self.assertIn("**1 of 1 count all the same**", watch.says())
-
-    def test_cores_that_stay_apart_for_long_do_not_become_near(self):
-        watch = self.watch(*[50] * 11, then=250)
-        for _ in range(20):
-            watch.run(lambda: [1])
-        self.assertEqual(watch.near(), 50)
-        self.assertIn("**10 of 20 count all the same**", watch.says())
-
-    def test_cores_that_were_apart_at_first_are_said(self):
-        watch = self.watch(250, 250, 250)
-        self.assertEqual((self.runs(watch), self.runs(watch), self.runs(watch), self.runs(watch)), (1, 1, 2, 1))
-        self.assertIn("**2 of 4 count all the same**", watch.says())
-
-    def test_a_moment_on_one_core_is_not_what_near_cores_are(self):
-        watch = self.watch(15, then=120)
-        for _ in range(10):
-            watch.look()
-        self.assertEqual((self.runs(watch), watch.near()), (1, 120))
-        self.assertIn("15 to 120 ns; 0 run(s) began", watch.says())
-
-    def test_a_program_that_is_left_out_keeps_what_it_measured(self):
-        watch, answers = self.watch(50, 250), iter([[1, 2], []])
-        self.assertEqual(watch.run(lambda: next(answers)), [1, 2])
-
-    def test_where_nothing_is_measured_nothing_is_repeated(self):
-        watch = steadiness.Watch(lambda: {"measured": False})
-        self.assertEqual((self.runs(watch), watch.says()), (1, "The hand-off between cores was not measured."))
+class Machine(unittest.TestCase):
+    def test_a_cache_of_unknown_size_is_left_out(self):
+        with tempfile.TemporaryDirectory() as directory:
+            for index, names in ((0, ("level", "type")), (2, ("level", "type", "size"))):
+                (pathlib.Path(directory) / f"index{index}").mkdir()
+                for name in names:
+                    (pathlib.Path(directory) / f"index{index}" / name).write_text({"level": "2"}.get(name, "1M") + "\n")
+            self.assertEqual(report.caches(pathlib.Path(directory)), "L2 1M")
 
 
 if __name__ == "__main__":

@@ -272,6 +272,7 @@ class Runner:
         self.sweep = sweep
         self.silent = {}  # program -> sizes at which it fell silent
         self.failed = {}  # program -> why it is left out
+        self.broke = {}   # program -> why it ended, the last time that it did so after some results
 
     def run(self, program):
         """The result lines of one round of one program."""
@@ -301,6 +302,5 @@ class Runner:
                   file=sys.stderr)
         elif answer.error:
             print(f"compare: {program.name}: {answer.error}", file=sys.stderr)
-            if not results:
-                self.failed[program.name] = answer.error
+            (self.broke if results else self.failed)[program.name] = answer.error
         return rows

@@ -28,11 +28,14 @@ def hardware_name():
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", cpu_name()).lower()).strip("-")
 
 
-def caches():
+def caches(folder=pathlib.Path("/sys/devices/system/cpu/cpu0/cache")):
     """'L1d 48K, L2 2048K, L3 ...' of CPU 0, as the kernel says."""
     found = []
-    for index in sorted(pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+    for index in sorted(folder.glob("index*")):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:  # Many virtual machines of ARM don't say how large a cache is.
+            continue
         if kind != "Instruction":
             found.append(f"L{level}{'d' if level == '1' else ''} {size}")
     return ", ".join(found) or "unknown"
@@ -104,6 +107,7 @@ def troubles(runner):
             lines.append(f"- {name} gave no result within {runner.sweep.patience:g} s for "
                          f"{', '.join(format_bytes(size) for size in sizes)}{left}.")
     lines += [f"- {name} was left out: {why}" for name, why in runner.failed.items()]
+    lines += [f"- {name} failed after some of its results: {why}" for name, why in runner.broke.items()]
     return lines
 
 

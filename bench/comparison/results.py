@@ -33,6 +33,7 @@ class Results:
         self.wire_limit = wire_limit
         self.times = collections.defaultdict(list)
         self.wrong = collections.Counter()
+        self.spoilt = set()  # (program, size) that was wrong in a round: it has no time, whatever the others took.
         self.bounds = collections.defaultdict(list)
         self.shares = collections.defaultdict(list)
         self.limits = []
@@ -43,6 +44,9 @@ class Results:
 
     def add(self, program, rows):
         for row in rows:
+            if row["wrong"]:
+                self.spoilt.add((program, row["bytes"]))
+                continue
             self.times[program, row["bytes"]].append(row["p50_us"])
             if is_ours(program) and "limit_us" in row:
                 self.bounds[program, row["bytes"]].append(row["limit_us"])
@@ -52,7 +56,7 @@ class Results:
 
     def median(self, program, size):
         times = self.times.get((program, size))
-        return statistics.median(times) if times else None
+        return statistics.median(times) if times and (program, size) not in self.spoilt else None
 
     def bound(self, size, program="lockstep_backend"):
         """us: the least that the machine allows in a program's memory, or the wire; None where that is not known."""
@@ -63,10 +67,12 @@ class Results:
 
     def share(self, size):
         """How much of the machine's limit is reached in backend memory: 1 is all of it."""
-        return statistics.median(self.shares[size]) if size in self.shares else None
+        spoilt = ("lockstep_backend", size) in self.spoilt
+        return statistics.median(self.shares[size]) if size in self.shares and not spoilt else None
 
     def sizes(self):
-        return sorted({size for _, size in self.times})
+        """Of all that was measured: one at which all were wrong is missing in no table."""
+        return sorted({size for _, size in [*self.times, *self.spoilt]})
 
     def programs(self):
         return {program for program, _ in self.times}

@@ -48,18 +48,24 @@ class StepResults:
 
 # ---- running ----
 
-def run(step_bench, flags):
-    """The rows that step_bench prints; ends this program where it fails."""
-    command = [step_bench, "--json", *flags]
-    rows = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+@dataclasses.dataclass
+class Measured:
+    """What step_bench printed, and why that is not all of it; empty where it is."""
+    rows: list
+    failure: str = ""
+
+
+def run(step_bench, flags, measured):
+    """Adds the rows that step_bench prints; nothing once it has failed."""
+    if measured.failure:
+        return
+    with subprocess.Popen([step_bench, "--json", *flags], stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("{"):
-                rows.append(json.loads(line))
-                print(progress(rows[-1]), file=sys.stderr, flush=True)
+                measured.rows.append(json.loads(line))
+                print(progress(measured.rows[-1]), file=sys.stderr, flush=True)
     if process.returncode != 0:
-        sys.exit(f"compare: step_bench ended with code {process.returncode}")
-    return rows
+        measured.failure = f"step_bench {' '.join(flags)} ended with code {process.returncode}"
 
 
 def progress(row):
@@ -71,11 +77,13 @@ def progress(row):
 
 
 def measure(step_bench, rounds, quick, with_pytorch):
-    """Rows of the steps, of memory and of the host's cost."""
+    """Measured: rows of the steps, of memory and of the host's cost, up to where step_bench fails."""
     peer = ["--with-pytorch"] if with_pytorch else []
     fewer = ["--blocks", "3"] if quick else []
-    return (run(step_bench, ["--rounds", str(rounds), *peer, *fewer]) + run(step_bench, ["--memory", *peer]) +
-            run(step_bench, ["--host-cost"]))
+    measured = Measured([])
+    for flags in (["--rounds", str(rounds), *peer, *fewer], ["--memory", *peer], ["--host-cost"]):
+        run(step_bench, flags, measured)
+    return measured
 
 
 # ---- what is promised ----
@@ -175,12 +183,17 @@ def draw(results):
                           [SHARES.get(model) for model in models])
 
 
-def write(rows, out, stem):
-    """Writes <stem>.jsonl, .svg and .md into the folder `out`; returns the verdicts' table and the report's path."""
-    results = StepResults(rows)
+def write(measured, out, stem):
+    """Writes <stem>.jsonl, .svg and .md into the folder `out`; returns the verdicts' table and the report's path.
+
+    Where step_bench failed it is <stem>_unfinished.jsonl alone, which replaces no whole run's, and this program ends.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    lines = out / f"{stem}.jsonl"
-    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = out / (f"{stem}_unfinished.jsonl" if measured.failure else f"{stem}.jsonl")
+    lines.write_text("".join(json.dumps(row) + "\n" for row in measured.rows))
+    if measured.failure:
+        sys.exit(f"compare: {measured.failure}; the {len(measured.rows)} rows before that are in {lines}")
+    results = StepResults(measured.rows)
     (out / f"{stem}.svg").write_text(draw(results))
     path = out / f"{stem}.md"
     path.write_text(document(results, bench_table(lines), f"{stem}.svg"))

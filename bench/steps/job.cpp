@@ -91,7 +91,8 @@ class PyTorch {
  public:
   PyTorch() {
     const Lines ignored;
-    const std::string probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)";
+    // Imported, since one that is there need not load; quietly, since the next one may.
+    const std::string probe = "import sys\ntry:\n  import torch\nexcept Exception:\n  sys.exit(1)";
     for (const std::string name : {"python3", "/usr/bin/python3"}) {
       try {
         python_ = launch::find_program(name);
