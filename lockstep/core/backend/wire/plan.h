@@ -13,7 +13,7 @@ namespace lockstep::wire {
 
 inline constexpr std::size_t kInlineBytes = 2048;     ///< for one receiver, at most: it rides in the header
 inline constexpr std::size_t kPieceBytes = 1u << 20;  ///< of the caller's buffer, in one piece of a reduction
-inline constexpr std::size_t kPiecesInFlight = 8;     ///< of all operations of a group together
+inline constexpr std::size_t kPiecesInFlight = 4;     ///< of all operations of a group together; see docs/design/0016
 inline constexpr std::size_t kWireBytesPerUs = 125;   ///< 1 Gbit/s, which the choice of an algorithm assumes
 
 /// What the group measured when it formed; the same on every rank.
