@@ -66,7 +66,6 @@ std::optional<int> agree_on_failure(ProcessGroup& group, const std::optional<Fai
 /// One process of a job, from joining it to its end.
 int train_in_group(const Command& command, std::optional<Failure> failure) {
   const Options& options = command.options;
-  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
   const auto timeout = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options.timeout));
   std::shared_ptr<ProcessGroup> group;
   try {
@@ -78,6 +77,8 @@ int train_in_group(const Command& command, std::optional<Failure> failure) {
     print_failure(failure->text);
     return failure->exit_code;
   }
+  // Here, since joining gives each rank its share of the host's threads.
+  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
   std::optional<Inputs> inputs;
   if (!failure) {
     try {

@@ -1,8 +1,9 @@
-// N ranks equal one rank, a run equals its repetition, and both equal PyTorch.
+// N ranks equal one rank, a run equals its repetition, and both equal PyTorch. Ranks have the threads that a flag says.
 
 #include <gmock/gmock.h>
 
 #include "tests/e2e/training.h"
+#include "tests/support/free_port.h"
 
 namespace lockstep::e2e {
 namespace {
@@ -66,6 +67,26 @@ TEST_P(Equivalence, PyTorchsDistributedDataParallelLosesTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Equivalence, ::testing::Values("lenet", "mlp"),
                          [](const auto& instance) { return std::string(instance.param); });
+
+TEST(Threads, AreThoseOfTheFlagWhereNoLauncherSaysHowMany) {
+  const io::TempDirectory directory("threads");
+  const std::string metrics = directory.path() + "/metrics.jsonl";
+  const std::string port = std::to_string(support::free_port());
+  const Arguments command = {LOCKSTEP_TRAIN, "--data", kDigits,     "--max-steps", "1",
+                             "--threads",    "3",      "--metrics", metrics,       "--no-progress"};
+  std::vector<launch::Variables> variables;
+  for (const char* const rank : {"0", "1"}) {
+    variables.push_back(
+        launch::Variables{{"RANK", rank}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", port}});
+  }
+  const std::vector<Arguments> commands(variables.size(), command);
+  const auto end = support::run_programs(commands, variables);
+  ASSERT_TRUE(end.ok()) << end;
+  std::ifstream in(metrics);
+  std::string line;
+  std::getline(in, line);
+  EXPECT_EQ(nlohmann::json::parse(line)["threads"], 3) << line;
+}
 
 }  // namespace
 }  // namespace lockstep::e2e

@@ -19,10 +19,12 @@ struct DdpOptions {
   bool broadcast_buffers = true;              ///< rank 0's buffers before each forward that synchronises
   /// Parameters that a backward does not reach are found by a walk through the graph after each forward, so they hold
   /// up no bucket. One that no rank uses keeps its gradient (or has none); one that some rank uses gets the average.
+  /// One that an activation_checkpoint's function leaves out is not used either.
   bool find_unused_parameters = false;
   /// The graph is the same in every step: the first backward learns how often each parameter gets a gradient (never,
   /// once, several times in backwards inside of another) and averages at its end; the later ones rely on it. Inside
-  /// join() the first backward in which every rank has an input.
+  /// join() the first backward in which every rank has an input. One that the function of an activation_checkpoint
+  /// leaves out gets zero.
   bool static_graph = false;
   /// Compare the replicas and start from rank 0's values. Off: the program vouches for both.
   bool init_sync = true;

@@ -15,15 +15,15 @@ namespace {
 
 class GradientHook final : public torch::autograd::FunctionPostHook {
  public:
-  explicit GradientHook(std::function<void()> call) : call_(std::move(call)) {}
+  explicit GradientHook(std::function<void(bool)> call) : call_(std::move(call)) {}
   torch::autograd::variable_list operator()(const torch::autograd::variable_list& outputs,
-                                            const torch::autograd::variable_list&) override {
-    call_();
+                                            const torch::autograd::variable_list& inputs) override {
+    call_(inputs.empty() || inputs[0].defined());
     return outputs;
   }
 
  private:
-  std::function<void()> call_;
+  std::function<void(bool)> call_;
 };
 
 bool same_memory(const at::Tensor& a, const at::Tensor& b) {
@@ -96,10 +96,10 @@ void Gradient::settle_unused(bool used) {
 }
 
 AccumulationHooks::AccumulationHooks(const std::vector<Gradient>& gradients,
-                                     const std::function<void(std::size_t)>& on_gradient) {
+                                     const std::function<void(std::size_t, bool)>& on_gradient) {
   hooks_.reserve(gradients.size());
   for (std::size_t i = 0; i < gradients.size(); ++i) {
-    auto hook = std::make_unique<GradientHook>([on_gradient, i] { on_gradient(i); });
+    auto hook = std::make_unique<GradientHook>([on_gradient, i](bool defined) { on_gradient(i, defined); });
     hooks_.push_back({gradients[i].accumulator, gradients[i].accumulator->add_post_hook(std::move(hook))});
   }
 }

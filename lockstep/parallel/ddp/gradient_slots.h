@@ -48,11 +48,12 @@ struct Gradient {
   void settle_unused(bool used);
 };
 
-/// Hooks behind the accumulation of gradients, removed with this object; they call `on_gradient(index)`.
+/// Hooks behind the accumulation of gradients, removed with this object; they call `on_gradient(index, defined)`.
+/// Not defined: backward came to the parameter without a gradient, and nothing was accumulated.
 class AccumulationHooks {
  public:
   AccumulationHooks() = default;
-  AccumulationHooks(const std::vector<Gradient>& gradients, const std::function<void(std::size_t)>& on_gradient);
+  AccumulationHooks(const std::vector<Gradient>& gradients, const std::function<void(std::size_t, bool)>& on_gradient);
   ~AccumulationHooks();
   AccumulationHooks(AccumulationHooks&&) noexcept = default;
   AccumulationHooks& operator=(AccumulationHooks&&) noexcept = default;

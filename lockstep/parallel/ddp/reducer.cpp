@@ -35,9 +35,10 @@ std::shared_ptr<Reducer> Reducer::create(std::shared_ptr<ProcessGroup> group, st
                                          const DdpOptions& options, DdpStatistics statistics) {
   std::shared_ptr<Reducer> reducer(
       new Reducer(std::move(group), std::move(parameters), options, std::move(statistics)));
-  reducer->hooks_ = AccumulationHooks(reducer->gradients_, [weak = reducer->weak_from_this()](std::size_t index) {
-    if (const auto self = weak.lock()) self->on_gradient(index);
-  });
+  const auto on_gradient = [weak = reducer->weak_from_this()](std::size_t index, bool defined) {
+    if (const auto self = weak.lock()) self->on_gradient(index, defined);
+  };
+  reducer->hooks_ = AccumulationHooks(reducer->gradients_, on_gradient);
   return reducer;
 }
 
@@ -125,14 +126,18 @@ void Reducer::queue_end() {
   });
 }
 
-void Reducer::on_gradient(std::size_t index) {
+void Reducer::on_gradient(std::size_t index, bool defined) {
   Gradient& gradient = gradients_[index];
+  // A checkpointed function did without the parameter this time. Not so in a static graph, which has learnt who is used
+  // and does not ask again: there it counts as zero.
+  const bool absent = !defined && options_.find_unused_parameters && !options_.static_graph;
   try {
-    if (gradient.adopt()) ++statistics_.gradient_copies;
+    // One that is absent may stay without a gradient.
+    if ((!absent || gradient.parameter.tensor.grad().defined()) && gradient.adopt()) ++statistics_.gradient_copies;
   } catch (const UsageError& error) {
     fail(error.what());
   }
-  gradient.arrived_since_average = true;
+  if (!absent) gradient.arrived_since_average = true;
   if (!step_.synchronise) {
     if (!std::exchange(told_unaveraged_, true)) {
       ask_sentinel([](Sentinel& sentinel) { sentinel.after_backward(false); });
@@ -142,7 +147,11 @@ void Reducer::on_gradient(std::size_t index) {
   if (!in_backward_) begin_backward();
   if (!count_arrival(gradient)) return;
   arrivals_.push_back(index);
-  mark_ready(gradient);
+  if (absent) {
+    mark_unused(gradient);
+  } else {
+    mark_ready(gradient);
+  }
   if (failure_ || learns_graph()) return;
   const auto start = Clock::now();
   try {
@@ -175,7 +184,7 @@ bool Reducer::count_arrival(Gradient& gradient) {
     if (gradient.arrivals > expected_[index]) fail(changed_graph());
     return gradient.arrivals == expected_[index];
   }
-  if (gradient.unused) {
+  if (gradient.unused && gradient.arrivals == 1) {
     fail(base::cat("parameter '", gradient.parameter.name,
                    "' got a gradient although no output of forward depends on it; return every tensor that the loss "
                    "uses from forward, or leave find_unused_parameters off"));

@@ -89,8 +89,8 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
           DdpStatistics statistics);
 
   // ---- one backward ----
-  /// Runs behind the accumulation of gradient `index`.
-  void on_gradient(std::size_t index);
+  /// Runs behind the accumulation of gradient `index`, which adds nothing unless it is `defined`.
+  void on_gradient(std::size_t index, bool defined);
   /// Has finish_backward() run at the end of the backward that runs now.
   void queue_end();
   void begin_backward();

@@ -160,7 +160,9 @@ class ProcessGroup {
 };
 
 /// Joins the job that the launcher's environment describes (torchrun's names, Open MPI, MPICH, Slurm; else a world of
-/// one) and returns its world group. See init_from_environment for what it throws.
+/// one) and returns its world group. Sets libtorch's number of threads to this rank's share of the host, where several
+/// ranks are on it and OMP_NUM_THREADS is not set: a program that wants another one calls at::set_num_threads
+/// afterwards. See init_from_environment for what it throws.
 std::shared_ptr<ProcessGroup> init_process_group(const InitOptions& options = {});
 
 }  // namespace lockstep

@@ -185,6 +185,8 @@ double SyncBatchNormImpl::count_batch() {
 }
 
 at::Tensor SyncBatchNormImpl::forward(const at::Tensor& input) {
+  LS_REQUIRE(at::isFloatingType(input.scalar_type()), "SyncBatchNorm: input is ", group::tensor_text(input),
+             "; expected a floating dtype");
   LS_REQUIRE(input.dim() >= 2 && input.size(1) == options.num_features(), "SyncBatchNorm: input is ",
              group::tensor_text(input), "; expected [batch, ", options.num_features(), ", ...]");
   if (is_training() && group_ != nullptr && group_->world_size() > 1) return forward_synchronised(input);

@@ -42,9 +42,9 @@ namespace lockstep {
 /// backward's operations would lie between those of DDP's buckets, whose place in the order follows the arrival of
 /// gradients: where two ranks differ in it, MismatchError.
 ///
-/// Throws UsageError for an input without two dims or with another number of features, for a global batch of one value
-/// per channel in training, as libtorch does, and for backward with create_graph where it synchronises. Else as
-/// ProcessGroup; what fails in backward comes out of backward().
+/// Throws UsageError for an input without a floating dtype, without two dims or with another number of features, for a
+/// global batch of one value per channel in training, as libtorch does, and for backward with create_graph where it
+/// synchronises. Else as ProcessGroup; what fails in backward comes out of backward().
 /// Threads: one at a time. Source: torch.nn.SyncBatchNorm.
 class SyncBatchNormImpl : public torch::nn::Cloneable<SyncBatchNormImpl> {
  public:

@@ -54,7 +54,7 @@ Evaluation evaluate(const Model& model, const data::Dataset& dataset, ProcessGro
     loss += torch::nn::functional::cross_entropy(
                 output, target, torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kSum))
                 .item<double>();
-    total += counted;
+    total += target.numel();
     left -= counted;
   }
 

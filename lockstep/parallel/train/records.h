@@ -8,8 +8,8 @@ namespace lockstep::train {
 /// Exact counts over all ranks; a sample that pads a rank's share is not counted twice.
 struct Evaluation {
   std::int64_t correct = 0;
-  std::int64_t total = 0;
-  double mean_loss = 0;  ///< cross entropy, over `total` samples
+  std::int64_t total = 0;  ///< predictions: one a sample, or one for each position of a text
+  double mean_loss = 0;    ///< cross entropy, over `total` predictions
   double accuracy() const noexcept {
     return total == 0 ? 0 : static_cast<double>(correct) / static_cast<double>(total);
   }
@@ -24,7 +24,7 @@ struct StepRecord {
   std::int64_t samples = 0;  ///< of all ranks
   double loss = 0;           ///< mean over the step's samples: of all ranks, or of this one (FitOptions::global_loss)
   double step_seconds = 0;   ///< from the end of the step before: data, forward, backward, optimizer
-  double data_wait_seconds = 0;  ///< of that, waiting for the loader
+  double data_wait_seconds = 0;  ///< of that, waiting for the loader, behind the on_step of the step before
   double comm_wait_seconds = 0;  ///< of that, backward waiting for communication at its end
 };
 

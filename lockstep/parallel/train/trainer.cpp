@@ -65,6 +65,7 @@ class Run {
       report.test = record.test;
       comm_wait_ += totals.comm_wait;
     }
+    if (options_.schedule) scale_rates(1);
     report.steps = step_;
     report.comm_share = mean_comm_share(report.seconds);
     return report;
@@ -141,8 +142,10 @@ class Run {
   }
 
   void apply_schedule() {
-    if (!options_.schedule) return;
-    const double factor = options_.schedule(step_, steps_);
+    if (options_.schedule) scale_rates(options_.schedule(step_, steps_));
+  }
+
+  void scale_rates(double factor) {
     auto& groups = optimizer_.param_groups();
     for (std::size_t i = 0; i < groups.size(); ++i) groups[i].options().set_lr(base_rates_[i] * factor);
   }

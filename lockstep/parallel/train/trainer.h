@@ -35,7 +35,7 @@ struct FitOptions {
   const data::Dataset* test = nullptr;  ///< evaluated at the end; null: never
   std::int64_t eval_every = 1;          ///< ... and after every so many epochs; 0: at the end only
   /// Multiplies the optimizer's learning rate as it is when fit() begins: a pure function of step (from 0) and the
-  /// number of steps. Empty: constant.
+  /// number of steps. The rate is put back at the end. Empty: constant.
   std::function<double(std::int64_t, std::int64_t)> schedule = {};
   /// True: each StepRecord's loss is over all ranks, for one all-reduce of 16 bytes a step. The same on all ranks.
   bool global_loss = true;

@@ -2,6 +2,7 @@
 #include "lockstep/parallel/nn/activation_checkpoint.h"
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <ATen/autocast_mode.h>
@@ -18,6 +19,7 @@
 namespace lockstep {
 namespace {
 
+using test::all_equal;
 using test::error_text;
 using test::run_rank_threads;
 using ::testing::AllOf;
@@ -328,6 +330,48 @@ TEST(ActivationCheckpoint, UnderDdpTrainsAsOneProcessDoes) {
     }
     EXPECT_TRUE(at::equal(net->norm->num_batches_tracked, at::full({}, 4, at::kLong)));
     EXPECT_TRUE(at::allclose(net->norm->running_var, alone->norm->running_var, 1e-10, 1e-12));
+  });
+}
+
+/// Of its two parameters, a forward uses one.
+struct EitherImpl : torch::nn::Module {
+  at::Tensor forward(const at::Tensor& x) {
+    const CheckpointedFunction function = [weight = uses_second ? second : first](const Tensors& in) -> Tensors {
+      return {in[0] * weight};
+    };
+    return activation_checkpoint_function(function, {x}, {.parameters = parameters()})[0];
+  }
+  bool uses_second = false;
+  at::Tensor first = register_parameter("first", at::ones({3}));
+  at::Tensor second = register_parameter("second", at::ones({3}));
+};
+
+TEST(ActivationCheckpoint, AParameterThatItLeavesOutIsUnusedUnderDdp) {
+  run_rank_threads(2, [](const Group& group) {
+    const auto net = std::make_shared<EitherImpl>();
+    DistributedDataParallel ddp(net, group, {.find_unused_parameters = true});
+    const auto step = [&](bool uses_second) {
+      net->uses_second = uses_second;
+      ddp->forward(at::full({3}, 2.0F)).sum().backward();
+    };
+    {
+      const auto guard = ddp->no_sync();
+      step(false);
+      EXPECT_FALSE(net->second.grad().defined());
+    }
+    step(false);
+    EXPECT_TRUE(all_equal(net->first.grad(), 4));
+    EXPECT_FALSE(net->second.grad().defined());
+    EXPECT_EQ(ddp->stats().last_unused, std::vector<std::string>{"second"});
+    // What some rank uses is averaged; another adds what it has, or nothing.
+    step(group->rank() == 1);
+    EXPECT_TRUE(all_equal(net->first.grad(), 5));
+    EXPECT_TRUE(all_equal(net->second.grad(), 1));
+    // What none uses is left as it was, the ranks' own.
+    net->second.grad().fill_(10 + group->rank());
+    step(false);
+    EXPECT_TRUE(all_equal(net->first.grad(), 7));
+    EXPECT_TRUE(all_equal(net->second.grad(), 10 + group->rank()));
   });
 }
 

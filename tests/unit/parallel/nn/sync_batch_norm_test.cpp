@@ -225,6 +225,9 @@ TEST(SyncBatchNorm, NamesWhatDoesNotFit) {
   EXPECT_THAT(error_text<UsageError>([&] { norm->forward(at::ones({1, 3})); }), HasSubstr("one value per channel"));
   run_rank_threads(3, [](const Group& group) {
     SyncBatchNorm over_all(kChannels, group);
+    const at::Tensor whole_numbers = at::ones({4, 3}, at::kLong);
+    EXPECT_THAT(error_text<UsageError>([&] { over_all->forward(whole_numbers); }),
+                HasSubstr("; expected a floating dtype"));
     const at::Tensor one = at::ones({group->rank() == 1 ? 1 : 0, 3, 1});
     EXPECT_THAT(error_text<UsageError>([&] { over_all->forward(one); }),
                 HasSubstr("1 values per channel on all ranks together"));

@@ -1,5 +1,7 @@
 #include "lockstep/parallel/train/evaluate.h"
 
+#include <cmath>
+#include <numbers>
 #include <numeric>
 #include <tuple>
 
@@ -37,6 +39,29 @@ TEST_P(EvaluateExactly, CountsEachSampleOnceWhateverTheWorld) {
 // Sizes below, at and above multiples of the ranks, and fewer samples than ranks.
 INSTANTIATE_TEST_SUITE_P(WorldsAndSizes, EvaluateExactly,
                          ::testing::Combine(::testing::Values(1, 2, 3, 5), ::testing::Values(1, 2, 4, 5, 6, 7, 31)));
+
+/// Scores of two classes at three positions, of which the first two are right about the target.
+class Sequences final : public data::Dataset {
+ public:
+  std::size_t size() const override { return 5; }
+  data::Batch get_batch(const std::vector<std::int64_t>& indices) const override {
+    const auto n = static_cast<std::int64_t>(indices.size());
+    const at::Tensor scores = torch::tensor({1.0F, 1.0F, 0.0F, 0.0F, 0.0F, 1.0F}).view({1, 2, 3}).repeat({n, 1, 1});
+    return {scores, torch::zeros({n, 3}, torch::kInt64)};
+  }
+  std::vector<std::int64_t> sample_shape() const override { return {2, 3}; }
+  std::int64_t num_classes() const override { return 2; }
+};
+
+TEST(Evaluate, CountsEachPositionOfASequence) {
+  run_ranks(2, [](const std::shared_ptr<ProcessGroup>& group) {
+    const Model model(torch::nn::Identity{});
+    const Evaluation result = evaluate(model, Sequences(), *group, 2);
+    EXPECT_EQ(result.total, 15);
+    EXPECT_EQ(result.correct, 10);
+    EXPECT_NEAR(result.mean_loss, std::log1p(std::numbers::e) - 2.0 / 3.0, 1e-6);
+  });
+}
 
 TEST(Evaluate, LeavesPartsInTheModeThatTheyWereIn) {
   run_ranks(1, [](const std::shared_ptr<ProcessGroup>& group) {

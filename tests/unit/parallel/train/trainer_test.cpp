@@ -88,6 +88,18 @@ TEST(Fit, ScheduleScalesTheLearningRate) {
   EXPECT_NEAR(cosine_schedule(10, 10), 0, 1e-15);
 }
 
+TEST(Fit, PutsTheLearningRateBackAtTheEnd) {
+  const Blobs dataset(60);
+  run_ranks(1, [&](std::shared_ptr<ProcessGroup> group) {
+    const auto linear = make_linear(4, 3);
+    torch::optim::SGD optimizer(linear->parameters(), torch::optim::SGDOptions(0.1));
+    FitOptions options{.epochs = 1};
+    options.schedule = cosine_schedule;
+    fit(Model(linear), group, optimizer, dataset, options);
+    EXPECT_EQ(optimizer.param_groups()[0].options().get_lr(), 0.1);
+  });
+}
+
 TEST(Fit, ALossThatIsNoNumberNamesTheStep) {
   try {
     fit_on(2, 8, {.epochs = 50}, 3e38);
