@@ -150,6 +150,7 @@ train::FitOptions fit_options(const Options& options, const Inputs& inputs) {
   fit.max_steps = options.max_steps;
   fit.test = inputs.test.get();
   fit.eval_every = options.eval_every;
+  fit.step_in_backward = options.step_in_backward;
   if (options.lr_schedule == "cosine") fit.schedule = train::cosine_schedule;
   fit.global_loss = !options.metrics.empty() || !options.no_progress;
   return fit;

@@ -24,6 +24,7 @@ struct Options {
   std::int64_t eval_every = 1;
   std::int64_t threads = 0;
   std::int64_t nproc_per_node = 0;
+  bool step_in_backward = false;
   double timeout = 300;
   std::string init;
   std::string output;
@@ -51,6 +52,7 @@ void for_each_option(Options& options, Visitor&& visit) {
   visit("eval-every", options.eval_every, "evaluate after every so many epochs; 0: at the end only");
   visit("threads", options.threads, "threads that compute in each worker; 0: OMP_NUM_THREADS, else the cores");
   visit("nproc-per-node", options.nproc_per_node, "start so many workers on this host; 0: be one process of the job");
+  visit("step-in-backward", options.step_in_backward, "SGD steps on gradients while others are still on their way");
   visit("timeout", options.timeout, "seconds; longest wait for another worker");
   visit("init", options.init, "start from the weights in this file");
   visit("output", options.output, "write the weights here at the end");

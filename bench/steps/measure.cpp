@@ -55,8 +55,9 @@ void require_equal_replicas(ProcessGroup& world, const std::vector<torch::Tensor
 }
 
 Json row_of(const char* event, const ModelSpec& model, const StepOptions& options, const char* mode) {
-  return {{"event", event},         {"peer", "lockstep"},         {"model", model.name},  {"mode", mode},
-          {"nproc", options.nproc}, {"threads", options.threads}, {"batch", model.batch}, {"hook", options.hook}};
+  return {{"event", event},       {"peer", "lockstep"},     {"model", model.name},
+          {"mode", mode},         {"nproc", options.nproc}, {"threads", options.threads},
+          {"batch", model.batch}, {"hook", options.hook},   {"step_in_backward", options.step_in_backward}};
 }
 
 /// "1234 kB" behind `name` in the kernel's sums over this process's mappings, in bytes.
@@ -103,6 +104,7 @@ std::vector<Json> time_steps(const std::shared_ptr<ProcessGroup>& world, const M
   // nothing. They use memory at the same moments, above all in the optimizer.
   Trainer barrier(alone->parameters(), loss_alone, [&] { world->barrier(); });
   Trainer synced(replicated->parameters(), loss_of(model, [&](const torch::Tensor& x) { return ddp.forward(x); }));
+  if (options.step_in_backward) synced.step_in(ddp.engine());
 
   std::vector<double> waits_ms;
   std::vector<double> hooks_ms;

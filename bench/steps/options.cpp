@@ -32,6 +32,8 @@ void add_options(CLI::App& app, StepOptions& options) {
   app.add_option("--hook", options.hook, "communication hook: gradients travel as they are, or rounded to 16 bits")
       ->check(CLI::IsMember({"none", "fp16", "bf16"}))
       ->capture_default_str();
+  app.add_flag("--step-in-backward", options.step_in_backward,
+               "of DDP: the optimizer steps on each bucket while later ones are on their way");
   app.add_option("--blocks", options.blocks, "blocks of steps of each mode in a round")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();

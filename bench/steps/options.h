@@ -13,8 +13,9 @@ struct StepOptions {
   int threads = 1;
   double bucket_mib = 0;      ///< 0: as DdpOptions
   std::string hook = "none";  ///< or fp16, bf16: what gradients travel as
-  int blocks = 10;            ///< of each mode in a round
-  int steps = 0;              ///< of a block, after one that is not counted; 0: as the model has it
+  bool step_in_backward = false;
+  int blocks = 10;  ///< of each mode in a round
+  int steps = 0;    ///< of a block, after one that is not counted; 0: as the model has it
   int rounds = 3;
   double timeout_seconds = 120;
   bool json = false;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/parallel/ddp/engine.h"
 
 namespace lockstep::bench {
 namespace {
@@ -35,12 +36,17 @@ Trainer::Trainer(std::vector<torch::Tensor> parameters, std::function<torch::Ten
       after_backward_(std::move(after_backward)),
       optimizer_(std::move(parameters), torch::optim::SGDOptions(0.01).momentum(0.9)) {}
 
+void Trainer::step_in(DataParallelEngine& engine) {
+  engine.step_in_backward(optimizer_);
+  steps_in_backward_ = true;
+}
+
 void Trainer::step() {
-  optimizer_.zero_grad();
+  if (!steps_in_backward_) optimizer_.zero_grad();
   const auto loss = loss_();
   loss.backward();
   if (after_backward_) after_backward_();
-  optimizer_.step();
+  if (!steps_in_backward_) optimizer_.step();
   last_loss_ = loss.item<double>();
 }
 

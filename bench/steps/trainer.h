@@ -6,6 +6,10 @@
 
 #include <torch/torch.h>
 
+namespace lockstep {
+class DataParallelEngine;
+}
+
 namespace lockstep::bench {
 
 /// Training of one replica by SGD with momentum, and what its steps took.
@@ -14,6 +18,9 @@ class Trainer {
   /// `loss` computes the loss of this rank's batch; `after_backward` is called in each step before the optimizer.
   Trainer(std::vector<torch::Tensor> parameters, std::function<torch::Tensor()> loss,
           std::function<void()> after_backward = {});
+
+  /// Has `engine` step the optimizer and clear the gradients, from now on.
+  void step_in(DataParallelEngine& engine);
 
   /// One step that is not counted, since it brings the replica's memory back into cache, and `steps` that are.
   /// `after_step` is called after each of these, outside of what is measured.
@@ -34,6 +41,7 @@ class Trainer {
   std::function<torch::Tensor()> loss_;
   std::function<void()> after_backward_;
   torch::optim::SGD optimizer_;
+  bool steps_in_backward_ = false;
   std::vector<double> times_ms_;
   std::vector<double> cpu_ms_;
   std::int64_t faults_ = 0;

@@ -42,6 +42,7 @@ struct DdpStatistics {
   Duration last_wait{};              ///< of the last step: waiting for buckets at the end of backward
   Duration last_in_hooks{};          ///< of the last step: launching buckets and moving bytes between two layers
   Duration last_hidden{};            ///< of the last step
+  Duration last_optimizer{};         ///< step_in_backward: of the last step, the optimizers'; no part of last_wait
   Duration sentinel{};               ///< total time of the sentinel's checks, their waiting included
   std::int64_t bytes = 0;            ///< of gradients that were averaged: buckets, once per step
   std::int64_t gradient_copies = 0;  ///< gradients that were found outside of their slot and copied into it

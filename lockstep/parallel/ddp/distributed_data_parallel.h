@@ -66,6 +66,15 @@ class DistributedDataParallel {
   /// The sentinel compares this optimizer's settings over the ranks, and looks whether it holds the parameters that get
   /// gradients. The optimizer must live as long as this is trained.
   void watch(const torch::optim::Optimizer& optimizer) { engine_->watch(optimizer); }
+  /// From now on each backward that synchronises ends with what optimizer.step() and zero_grad() do, bucket by bucket
+  /// while later ones are still on their way, with the same bits: the program calls neither, on any rank. Gradients are
+  /// zero when backward returns. For what needs them before the step, such as clipping by norm or GradScaler, the
+  /// optimizer steps behind backward as usual. Where backward throws, some parameters may have stepped.
+  /// `optimizer` treats parameters one by one, holds none but the module's, and outlives this object's use of it; several
+  /// may be given. Its settings are compared as by watch().
+  /// UsageError for another optimizer, in a backward, and with find_unused_parameters or static_graph.
+  /// Source: torch.distributed.optim._apply_optimizer_in_backward.
+  void step_in_backward(torch::optim::Optimizer& optimizer) { engine_->step_in_backward(optimizer); }
   /// What the sentinel has found; each kind of mistake is also said once on the log. See Sentinel.
   const std::vector<Finding>& findings() const noexcept { return engine_->findings(); }
   /// See DataParallelEngine::set_trace.

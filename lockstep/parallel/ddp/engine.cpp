@@ -6,6 +6,7 @@
 #include <torch/nn/module.h>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/parallel/ddp/bucket_optimizers.h"
 #include "lockstep/parallel/ddp/reducer.h"
 #include "lockstep/parallel/ddp/replicate.h"
 
@@ -70,6 +71,16 @@ class DataParallelEngine::Impl {
 
   void watch(const torch::optim::Optimizer& optimizer) {
     if (sentinel_) sentinel_->watch(optimizer);
+  }
+
+  void step_in_backward(torch::optim::Optimizer& optimizer) {
+    LS_REQUIRE(!options_.find_unused_parameters && !options_.static_graph,
+               "DistributedDataParallel::step_in_backward: with find_unused_parameters or static_graph it is known at "
+               "the end of backward only which parameters must not step; call optimizer.step() behind it");
+    LS_REQUIRE(!reducer_->in_backward(),
+               "DistributedDataParallel::step_in_backward: a backward is running; call it between two steps");
+    optimizers_.add(optimizer, state_.parameters);
+    watch(optimizer);
   }
 
   const std::vector<Finding>& findings() const noexcept {
@@ -140,6 +151,7 @@ class DataParallelEngine::Impl {
     reducer_ = ddp::Reducer::create(group_, std::move(parameters), options_, std::move(statistics));
     reducer_->set_trace(trace_);
     reducer_->set_sentinel(sentinel_ ? &*sentinel_ : nullptr);
+    reducer_->set_optimizers(&optimizers_);
     if (comm_hook_) reducer_->set_comm_hook(comm_hook_);
   }
 
@@ -164,6 +176,7 @@ class DataParallelEngine::Impl {
   ddp::ModuleState state_;
   std::vector<bool> trained_;  // Of each parameter, as the reducer has them.
   std::optional<Sentinel> sentinel_;
+  ddp::BucketOptimizers optimizers_;
   std::shared_ptr<ddp::Reducer> reducer_;
   std::shared_ptr<CommHook> comm_hook_;
   std::optional<ddp::FlatBroadcast> buffers_;
@@ -191,6 +204,7 @@ void DataParallelEngine::register_comm_hook(std::shared_ptr<CommHook> hook) {
   impl_->register_comm_hook(std::move(hook));
 }
 void DataParallelEngine::watch(const torch::optim::Optimizer& optimizer) { impl_->watch(optimizer); }
+void DataParallelEngine::step_in_backward(torch::optim::Optimizer& optimizer) { impl_->step_in_backward(optimizer); }
 const std::vector<Finding>& DataParallelEngine::findings() const noexcept { return impl_->findings(); }
 void DataParallelEngine::set_trace(Trace* trace) noexcept { impl_->set_trace(trace); }
 const DdpStatistics& DataParallelEngine::stats() const noexcept { return impl_->reducer().statistics(); }

@@ -38,6 +38,7 @@ class DataParallelEngine final : public Joinable {
   void average_over_samples(std::int64_t samples);
   void register_comm_hook(std::shared_ptr<CommHook> hook);
   void watch(const torch::optim::Optimizer& optimizer);
+  void step_in_backward(torch::optim::Optimizer& optimizer);
   const std::vector<Finding>& findings() const noexcept;
   /// Records forward, backward, buckets and waits; null: nothing. The trace must outlive this object's use of it.
   void set_trace(Trace* trace) noexcept;

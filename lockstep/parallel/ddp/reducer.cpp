@@ -212,7 +212,7 @@ void Reducer::finish_backward() {
   settle_absent_gradients();
   try {
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
-    average();
+    average(optimizers_ != nullptr && !optimizers_->empty());
   } catch (const std::exception& error) {
     // Communication has ended the group already; a hook has not, and its peers wait.
     group_->end(signed_text(error.what()));
@@ -223,10 +223,10 @@ void Reducer::finish_backward() {
   ask_sentinel([](Sentinel& sentinel) { sentinel.after_backward(true); });
 }
 
-void Reducer::average() {
+void Reducer::average(bool steps) {
   launch_complete_buckets();
   if (tolerates_unused() && !graph_is_known_) start_used_map();
-  wait_for_buckets();
+  wait_for_buckets(steps);
 }
 
 void Reducer::settle_absent_gradients() {

@@ -13,6 +13,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "lockstep/parallel/ddp/autograd_graph.h"
+#include "lockstep/parallel/ddp/bucket_optimizers.h"
 #include "lockstep/parallel/ddp/bucket_plan.h"
 #include "lockstep/parallel/ddp/comm_hook.h"
 #include "lockstep/parallel/ddp/ddp_options.h"
@@ -58,6 +59,10 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   /// Shows each backward to `sentinel`, which lives as long as this; null: to nobody.
   void set_sentinel(Sentinel* sentinel) noexcept { sentinel_ = sentinel; }
 
+  /// Steps these at the end of each backward that averages, where there are any; they live as long as this.
+  void set_optimizers(const BucketOptimizers* optimizers) noexcept { optimizers_ = optimizers; }
+  bool in_backward() const noexcept { return in_backward_; }
+
   /// Says whether the backward passes that follow average, and how. Collective in the one forward, after the first
   /// backward that averaged, in which buckets are laid out again in the order in which gradients arrived; unless
   /// after_forward() knew it before. `inputs` are for the sentinel. Throws UsageError when the last backward did not
@@ -100,8 +105,8 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   void mark_unused(Gradient& gradient);
   /// Runs at the end of the backward that begin_backward saw.
   void finish_backward();
-  /// Has every bucket averaged.
-  void average();
+  /// Has every bucket averaged; `steps`: and used.
+  void average(bool steps);
   /// At the end: gradients that did not come are unused, where that is allowed.
   void settle_absent_gradients();
   std::string missing_gradients() const;
@@ -123,7 +128,9 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   /// Moves bytes without waiting, and notes which buckets have arrived.
   void progress();
   void complete(Bucket& bucket);
-  void wait_for_buckets();
+  /// `steps`: optimizers step on each bucket that has arrived while later ones are on their way.
+  void wait_for_buckets(bool steps);
+  void step_optimizers(const Bucket& bucket);
   void record_step();
 
   // ---- parameters that are not used ----
@@ -149,6 +156,7 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   std::shared_ptr<CommHook> comm_hook_;
   Trace* trace_ = nullptr;
   Sentinel* sentinel_ = nullptr;
+  const BucketOptimizers* optimizers_ = nullptr;
 
   StepPlan step_;
   std::optional<double> factor_;

@@ -142,16 +142,22 @@ void Reducer::complete(Bucket& bucket) {
   bucket.finished = Clock::now();
 }
 
-void Reducer::wait_for_buckets() {
+void Reducer::wait_for_buckets(bool steps) {
   const auto start = Clock::now();
-  while (first_in_flight_ < buckets_.size()) {
-    Bucket& bucket = buckets_[first_in_flight_++];
-    bucket.work.wait();
-    complete(bucket);
+  statistics_.last_optimizer = {};
+  if (steps && sentinel_ != nullptr) sentinel_->before_step();
+  for (std::size_t i = 0; i < buckets_.size(); ++i) {
+    Bucket& bucket = buckets_[i];
+    if (i == first_in_flight_) {
+      ++first_in_flight_;
+      bucket.work.wait();
+      complete(bucket);
+    }
+    if (steps) step_optimizers(bucket);
   }
   std::exchange(used_work_, Work()).wait();
   const auto end = Clock::now();
-  statistics_.last_wait = between(start, end);
+  statistics_.last_wait = between(start, end) - statistics_.last_optimizer;
 
   // Buckets overlap each other: the time in which any was on its way, until the wait began.
   statistics_.last_hidden = {};
@@ -164,6 +170,19 @@ void Reducer::wait_for_buckets() {
   }
   statistics_.last_hidden = std::max(Duration{}, statistics_.last_hidden - statistics_.last_in_hooks);
   if (trace_ != nullptr) trace_->add({"wait for buckets", "wait", start, end});
+}
+
+void Reducer::step_optimizers(const Bucket& bucket) {
+  const auto start = Clock::now();
+  std::vector<at::Tensor> parameters;
+  for (const std::size_t index : bucket.spec.parameters) parameters.push_back(gradients_[index].parameter.tensor);
+  optimizers_->step(parameters);
+  // For the next backward, and now, while there is something to wait for.
+  at::Tensor memory = bucket.view.buffer;
+  memory.zero_();
+  const auto end = Clock::now();
+  statistics_.last_optimizer += between(start, end);
+  if (trace_ != nullptr) trace_->add({base::cat("optimizer, bucket ", bucket.view.index), "compute", start, end});
 }
 
 void Reducer::record_step() {
@@ -225,7 +244,7 @@ void Reducer::shadow_backward() {
     bucket.pending = 0;
   }
   for (Gradient& gradient : gradients_) gradient.arrived_since_average = false;
-  average();
+  average(/*steps=*/false);
   record_step();
 }
 

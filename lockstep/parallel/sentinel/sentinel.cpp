@@ -66,6 +66,7 @@ class Sentinel::Impl : public std::enable_shared_from_this<Impl> {
   void begin_backward() noexcept { averaged_ = false; }
   void note_local_backward();
   void require_averaged();
+  void begin_step();
   void end_step();
 
   std::shared_ptr<ProcessGroup> group_;
@@ -171,6 +172,11 @@ void Sentinel::Impl::require_averaged() {
     unaveraged_ = false;
     return find_local(FindingKind::kGradientsNotAveraged, i);
   }
+}
+
+void Sentinel::Impl::begin_step() {
+  require_averaged();
+  unaveraged_ = false;  // What changes the parameters from here on has averages.
 }
 
 void Sentinel::Impl::check_optimizer_parameters() {
@@ -384,6 +390,8 @@ void Sentinel::sample_after(const at::Tensor& gradients) {
   if (!wants_gradients() || impl_->sample_.count == 0) return;
   impl_->sample_.count = sentinel::take_samples(gradients, impl_->sample_.after);
 }
+
+void Sentinel::before_step() { impl_->begin_step(); }
 
 void Sentinel::after_backward(bool averaged) {
   if (!impl_->on()) return;

@@ -109,6 +109,9 @@ class Sentinel {
   /// Local: the same memory when it holds the average.
   void sample_after(const at::Tensor& gradients);
 
+  /// Local: where optimizers step before after_backward(true), just before they do.
+  void before_step();
+
   /// averaged: at the end of a backward whose gradients are now the same on all ranks; collective.
   /// Otherwise: in a backward whose gradients stay this rank's own, before the optimizer steps; local, and a repeated
   /// call changes nothing.

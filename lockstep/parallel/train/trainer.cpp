@@ -43,7 +43,12 @@ class Run {
         steps_(count_steps(dataset.size(), group_->world_size(), options)) {
     LS_REQUIRE(options.trace == nullptr || options.trace_steps.first <= steps_, "trace_steps begins with step ",
                options.trace_steps.first, ": the run has ", steps_, steps_ == 1 ? " step" : " steps");
-    engine_.watch(optimizer_);
+    if (options.step_in_backward) {
+      optimizer_.zero_grad();
+      engine_.step_in_backward(optimizer_);
+    } else {
+      engine_.watch(optimizer_);
+    }
     for (const auto& parameters : optimizer_.param_groups()) base_rates_.push_back(parameters.options().get_lr());
   }
 
@@ -116,16 +121,19 @@ class Run {
   /// One step; the mean loss of this rank's samples.
   double train_on(const data::Batch& batch) {
     apply_schedule();
-    Trace::Scope zero_grad(trace_, "zero_grad", "compute");
-    optimizer_.zero_grad();
-    zero_grad.finish();
+    if (!options_.step_in_backward) {
+      const Trace::Scope zero_grad(trace_, "zero_grad", "compute");
+      optimizer_.zero_grad();
+    }
     engine_.before_forward({batch.data});
     const at::Tensor output = model_.forward(batch.data);
     engine_.after_forward({output});
     const at::Tensor loss = torch::nn::functional::cross_entropy(output, batch.target);
     loss.backward();
-    const Trace::Scope optimizer(trace_, "optimizer", "compute");
-    optimizer_.step();
+    if (!options_.step_in_backward) {
+      const Trace::Scope optimizer(trace_, "optimizer", "compute");
+      optimizer_.step();
+    }
     return loss.item<double>();
   }
 

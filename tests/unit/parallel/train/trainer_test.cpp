@@ -61,6 +61,15 @@ TEST(Fit, RanksTakeTheStepsOfOneRankWithTheWholeBatch) {
   }
 }
 
+TEST(Fit, StepsInBackwardToTheSameBits) {
+  FitOptions options{.epochs = 3, .seed = 5, .schedule = cosine_schedule};
+  const Outcome behind = fit_on(2, 7, options);
+  options.step_in_backward = true;
+  const Outcome inside = fit_on(2, 7, options);
+  EXPECT_EQ(inside.losses, behind.losses);
+  EXPECT_TRUE(torch::equal(inside.weight, behind.weight));
+}
+
 TEST(Fit, TwoRunsAreBitIdentical) {
   const FitOptions options{.epochs = 2, .seed = 1};
   const Outcome first = fit_on(2, 7, options);
