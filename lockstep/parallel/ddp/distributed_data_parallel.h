@@ -70,8 +70,8 @@ class DistributedDataParallel {
   /// while later ones are still on their way, with the same bits: the program calls neither, on any rank. Gradients are
   /// zero when backward returns. For what needs them before the step, such as clipping by norm or GradScaler, the
   /// optimizer steps behind backward as usual. Where backward throws, some parameters may have stepped.
-  /// `optimizer` treats parameters one by one, holds none but the module's, and outlives this object's use of it; several
-  /// may be given. Its settings are compared as by watch().
+  /// `optimizer` treats parameters one by one, holds none but the module's, and outlives this object's use of it;
+  /// several may be given. Its settings are compared as by watch().
   /// UsageError for another optimizer, in a backward, and with find_unused_parameters or static_graph.
   /// Source: torch.distributed.optim._apply_optimizer_in_backward.
   void step_in_backward(torch::optim::Optimizer& optimizer) { engine_->step_in_backward(optimizer); }

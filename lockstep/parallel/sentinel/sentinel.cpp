@@ -66,7 +66,10 @@ class Sentinel::Impl : public std::enable_shared_from_this<Impl> {
   void begin_backward() noexcept { averaged_ = false; }
   void note_local_backward();
   void require_averaged();
-  void begin_step();
+  void begin_step() {
+    require_averaged();
+    unaveraged_ = false;  // What changes the parameters from here on has averages.
+  }
   void end_step();
 
   std::shared_ptr<ProcessGroup> group_;
@@ -172,11 +175,6 @@ void Sentinel::Impl::require_averaged() {
     unaveraged_ = false;
     return find_local(FindingKind::kGradientsNotAveraged, i);
   }
-}
-
-void Sentinel::Impl::begin_step() {
-  require_averaged();
-  unaveraged_ = false;  // What changes the parameters from here on has averages.
 }
 
 void Sentinel::Impl::check_optimizer_parameters() {
@@ -395,11 +393,7 @@ void Sentinel::before_step() { impl_->begin_step(); }
 
 void Sentinel::after_backward(bool averaged) {
   if (!impl_->on()) return;
-  if (averaged) {
-    impl_->end_step();
-  } else {
-    impl_->note_local_backward();
-  }
+  averaged ? impl_->end_step() : impl_->note_local_backward();
 }
 
 const std::vector<Finding>& Sentinel::findings() const noexcept { return impl_->findings_; }
