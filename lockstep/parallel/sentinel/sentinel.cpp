@@ -375,6 +375,7 @@ void Sentinel::before_forward(const std::vector<at::Tensor>& inputs) {
 }
 
 void Sentinel::before_backward() noexcept { impl_->begin_backward(); }
+void Sentinel::before_step() { impl_->begin_step(); }
 
 bool Sentinel::wants_gradients() const noexcept { return impl_->has_peers() && impl_->state_is_due(impl_->step_ + 1); }
 
@@ -388,8 +389,6 @@ void Sentinel::sample_after(const at::Tensor& gradients) {
   if (!wants_gradients() || impl_->sample_.count == 0) return;
   impl_->sample_.count = sentinel::take_samples(gradients, impl_->sample_.after);
 }
-
-void Sentinel::before_step() { impl_->begin_step(); }
 
 void Sentinel::after_backward(bool averaged) {
   if (!impl_->on()) return;
