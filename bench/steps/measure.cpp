@@ -55,9 +55,8 @@ void require_equal_replicas(ProcessGroup& world, const std::vector<torch::Tensor
 }
 
 Json row_of(const char* event, const ModelSpec& model, const StepOptions& options, const char* mode) {
-  return {{"event", event},       {"peer", "lockstep"},     {"model", model.name},
-          {"mode", mode},         {"nproc", options.nproc}, {"threads", options.threads},
-          {"batch", model.batch}, {"hook", options.hook},   {"step_in_backward", options.step_in_backward}};
+  return {{"event", event},         {"peer", "lockstep"},         {"model", model.name},  {"mode", mode},
+          {"nproc", options.nproc}, {"threads", options.threads}, {"batch", model.batch}, {"hook", options.hook}};
 }
 
 /// "1234 kB" behind `name` in the kernel's sums over this process's mappings, in bytes.
@@ -143,6 +142,7 @@ std::vector<Json> time_steps(const std::shared_ptr<ProcessGroup>& world, const M
     row["samples_per_s"] = rounded(static_cast<double>(model.batch * options.nproc) / step_ms * 1e3);
     row["wait_ms"] = synchronised ? rounded(largest_over_ranks(*world, median(waits_ms))) : 0.0;
     if (synchronised) {
+      row["step_in_backward"] = options.step_in_backward;
       row["hooks_ms"] = rounded(largest_over_ranks(*world, median(hooks_ms)));
       const double in_sentinel_ms = 1e3 * seconds(ddp.stats().sentinel - sentinel_before);
       row["sentinel_percent"] = rounded(largest_over_ranks(*world, 100 * in_sentinel_ms / trainer->total_ms()));

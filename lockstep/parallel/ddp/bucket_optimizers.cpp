@@ -20,28 +20,29 @@ using Identities = std::unordered_set<const c10::TensorImpl*>;
 class Narrowed {
  public:
   Narrowed(torch::optim::Optimizer& optimizer, const Identities& wanted) : optimizer_(optimizer) {
-    for (torch::optim::OptimizerParamGroup& group : optimizer_.param_groups()) {
-      std::vector<at::Tensor> some;
+    for (const torch::optim::OptimizerParamGroup& group : optimizer_.param_groups()) {
+      std::vector<at::Tensor>& some = others_.emplace_back();
       for (const at::Tensor& parameter : group.params()) {
         if (wanted.count(parameter.unsafeGetTensorImpl()) != 0) some.push_back(parameter);
       }
-      empty_ = empty_ && some.empty();
-      std::swap(group.params(), some);
-      all_.push_back(std::move(some));
+      held_.insert(held_.end(), some.begin(), some.end());
     }
+    exchange();
   }
-  ~Narrowed() {
-    for (std::size_t i = 0; i < all_.size(); ++i) std::swap(optimizer_.param_groups()[i].params(), all_[i]);
-  }
+  ~Narrowed() { exchange(); }
   Narrowed(const Narrowed&) = delete;
   Narrowed& operator=(const Narrowed&) = delete;
 
-  bool empty() const noexcept { return empty_; }
+  const std::vector<at::Tensor>& held() const noexcept { return held_; }
 
  private:
+  void exchange() noexcept {
+    for (std::size_t i = 0; i < others_.size(); ++i) std::swap(optimizer_.param_groups()[i].params(), others_[i]);
+  }
+
   torch::optim::Optimizer& optimizer_;
-  std::vector<std::vector<at::Tensor>> all_;
-  bool empty_ = true;
+  std::vector<std::vector<at::Tensor>> others_;  // Of each group: some, then, while this lives, all.
+  std::vector<at::Tensor> held_;
 };
 
 }  // namespace
@@ -69,10 +70,13 @@ void BucketOptimizers::add(torch::optim::Optimizer& optimizer, const std::vector
 void BucketOptimizers::step(const std::vector<at::Tensor>& parameters) const {
   Identities wanted;
   for (const at::Tensor& parameter : parameters) wanted.insert(parameter.unsafeGetTensorImpl());
+  std::vector<at::Tensor> used;
   for (torch::optim::Optimizer* const optimizer : optimizers_) {
     const Narrowed narrowed(*optimizer, wanted);
-    if (!narrowed.empty()) optimizer->step();
+    if (!narrowed.held().empty()) optimizer->step();
+    used.insert(used.end(), narrowed.held().begin(), narrowed.held().end());
   }
+  for (const at::Tensor& parameter : used) parameter.mutable_grad().zero_();
 }
 
 }  // namespace lockstep::ddp

@@ -21,8 +21,8 @@ class BucketOptimizers {
   void add(torch::optim::Optimizer& optimizer, const std::vector<NamedTensor>& averaged);
   bool empty() const noexcept { return optimizers_.empty(); }
 
-  /// What optimizer.step() does, for `parameters` alone. Throws what that throws; the optimizers then still hold all of
-  /// their parameters.
+  /// What optimizer.step() and zero_grad() do, for those of `parameters` alone that an optimizer holds; gradients stay
+  /// where they are. Throws what step() throws; the optimizers then still hold all of their parameters.
   void step(const std::vector<at::Tensor>& parameters) const;
 
  private:

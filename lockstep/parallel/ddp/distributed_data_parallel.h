@@ -67,9 +67,11 @@ class DistributedDataParallel {
   /// gradients. The optimizer must live as long as this is trained.
   void watch(const torch::optim::Optimizer& optimizer) { engine_->watch(optimizer); }
   /// From now on each backward that synchronises ends with what optimizer.step() and zero_grad() do, bucket by bucket
-  /// while later ones are still on their way, with the same bits: the program calls neither, on any rank. Gradients are
-  /// zero when backward returns. For what needs them before the step, such as clipping by norm or GradScaler, the
-  /// optimizer steps behind backward as usual. Where backward throws, some parameters may have stepped.
+  /// while later ones are still on their way, with the same bits: the program calls neither, on any rank. Gradients of
+  /// the optimizer's parameters are zero when backward returns; what they hold now counts in the first one. For what
+  /// needs gradients before the step, such as clipping by norm or GradScaler, and for two backwards that synchronise in
+  /// one step, the optimizer steps behind backward as usual. Frozen parameters do not step. Where backward throws, some
+  /// parameters may have stepped.
   /// `optimizer` treats parameters one by one, holds none but the module's, and outlives this object's use of it;
   /// several may be given. Its settings are compared as by watch().
   /// UsageError for another optimizer, in a backward, and with find_unused_parameters or static_graph.

@@ -212,7 +212,7 @@ void Reducer::finish_backward() {
   settle_absent_gradients();
   try {
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
-    average(optimizers_ != nullptr && !optimizers_->empty());
+    average(steps_in_backward());
   } catch (const std::exception& error) {
     // Communication has ended the group already; a hook has not, and its peers wait.
     group_->end(signed_text(error.what()));
@@ -226,6 +226,7 @@ void Reducer::finish_backward() {
 void Reducer::average(bool steps) {
   launch_complete_buckets();
   if (tolerates_unused() && !graph_is_known_) start_used_map();
+  if (steps) ask_sentinel([](Sentinel& sentinel) { sentinel.before_step(); });
   wait_for_buckets(steps);
 }
 

@@ -105,6 +105,7 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   void mark_unused(Gradient& gradient);
   /// Runs at the end of the backward that begin_backward saw.
   void finish_backward();
+  bool steps_in_backward() const noexcept { return optimizers_ != nullptr && !optimizers_->empty(); }
   /// Has every bucket averaged; `steps`: and used.
   void average(bool steps);
   /// At the end: gradients that did not come are unused, where that is allowed.

@@ -144,8 +144,12 @@ void Reducer::complete(Bucket& bucket) {
 
 void Reducer::wait_for_buckets(bool steps) {
   const auto start = Clock::now();
-  statistics_.last_optimizer = {};
-  if (steps && sentinel_ != nullptr) sentinel_->before_step();
+  auto waiting = start;
+  statistics_.last_wait = statistics_.last_optimizer = {};
+  const auto end_wait = [&](Clock::time_point now) {
+    statistics_.last_wait += between(waiting, now);
+    if (trace_ != nullptr) trace_->add({"wait for buckets", "wait", waiting, now});
+  };
   for (std::size_t i = 0; i < buckets_.size(); ++i) {
     Bucket& bucket = buckets_[i];
     if (i == first_in_flight_) {
@@ -153,11 +157,13 @@ void Reducer::wait_for_buckets(bool steps) {
       bucket.work.wait();
       complete(bucket);
     }
-    if (steps) step_optimizers(bucket);
+    if (!steps) continue;
+    end_wait(Clock::now());
+    step_optimizers(bucket);
+    waiting = Clock::now();
   }
   std::exchange(used_work_, Work()).wait();
-  const auto end = Clock::now();
-  statistics_.last_wait = between(start, end) - statistics_.last_optimizer;
+  if (!steps) end_wait(Clock::now());
 
   // Buckets overlap each other: the time in which any was on its way, until the wait began.
   statistics_.last_hidden = {};
@@ -169,7 +175,6 @@ void Reducer::wait_for_buckets(bool steps) {
     covered = std::max(covered, until);
   }
   statistics_.last_hidden = std::max(Duration{}, statistics_.last_hidden - statistics_.last_in_hooks);
-  if (trace_ != nullptr) trace_->add({"wait for buckets", "wait", start, end});
 }
 
 void Reducer::step_optimizers(const Bucket& bucket) {
@@ -177,9 +182,6 @@ void Reducer::step_optimizers(const Bucket& bucket) {
   std::vector<at::Tensor> parameters;
   for (const std::size_t index : bucket.spec.parameters) parameters.push_back(gradients_[index].parameter.tensor);
   optimizers_->step(parameters);
-  // For the next backward, and now, while there is something to wait for.
-  at::Tensor memory = bucket.view.buffer;
-  memory.zero_();
   const auto end = Clock::now();
   statistics_.last_optimizer += between(start, end);
   if (trace_ != nullptr) trace_->add({base::cat("optimizer, bucket ", bucket.view.index), "compute", start, end});
@@ -245,6 +247,10 @@ void Reducer::shadow_backward() {
   }
   for (Gradient& gradient : gradients_) gradient.arrived_since_average = false;
   average(/*steps=*/false);
+  // Who steps in backward clears no gradients before the next one.
+  if (steps_in_backward()) {
+    for (Bucket& bucket : buckets_) bucket.view.buffer.zero_();
+  }
   record_step();
 }
 

@@ -5,6 +5,7 @@
 
 #include "lockstep/core/base/error.h"
 #include "lockstep/parallel/ddp/distributed_data_parallel.h"
+#include "lockstep/parallel/nn/clip_grad.h"
 #include "lockstep/parallel/trace/trace.h"
 #include "tests/unit/parallel/ddp/models.h"
 #include "tests/unit/parallel/group/rank_threads.h"
@@ -150,9 +151,11 @@ TEST_P(StepInBackward, WithAHookAndFewerInputsOnSomeRanks) {
     Replica inside(group, sgd, true);
     for (Replica* replica : {&behind, &inside}) {
       replica->ddp.register_comm_hook(bf16_compress_hook());
-      replica->ddp.join([&] {
-        for (int step = 1; step <= 2 + group->rank(); ++step) replica->step(0.1 * step + group->rank());
-      });
+      for (int epoch = 0; epoch < 2; ++epoch) {
+        replica->ddp.join([&] {
+          for (int step = 1; step <= 2 + group->rank(); ++step) replica->step(0.1 * step + group->rank());
+        });
+      }
     }
     expect_same_bits(inside.net, behind.net);
   });
@@ -186,6 +189,47 @@ TEST_P(StepInBackward, FrozenParametersStayAndSeveralOptimizersStep) {
       return net;
     };
     expect_same_bits(run(true), run(false));
+  });
+}
+
+TEST(StepInBackward, LeavesToOthersWhatIsTheirs) {
+  run_rank_threads(2, [](const auto& group) {
+    const auto run = [&](bool in_backward) {
+      SmallNet net = Replica::seeded();
+      DistributedDataParallel ddp(net, group);  // One bucket.
+      torch::optim::SGD first(net->first->parameters(), 0.1);
+      torch::optim::SGD second(net->second->parameters(), 0.1);
+      if (in_backward) ddp.step_in_backward(first);
+      for (int step = 1; step <= 4; ++step) {
+        if (!in_backward) first.zero_grad();
+        second.zero_grad();
+        ddp.average_over_samples(1 + group->rank());
+        ddp->forward(at::full({2, 3}, 0.2 * step + group->rank())).pow(2).sum().backward();
+        clip_grad_norm(net->second->parameters(), 0.1);
+        if (!in_backward) first.step();
+        second.step();
+        if (step == 2) net->first->weight.mutable_grad() = at::Tensor();
+      }
+      return net;
+    };
+    expect_same_bits(run(true), run(false));
+  });
+}
+
+TEST(StepInBackward, AStepOnARanksOwnGradientsIsFound) {
+  run_rank_threads(2, [](const auto& group) {
+    SmallNet net = Replica::seeded();
+    DistributedDataParallel ddp(net, group);
+    torch::optim::SGD optimizer(net->parameters(), 0.1);
+    ddp.step_in_backward(optimizer);
+    {
+      const auto guard = ddp.no_sync();
+      ddp->forward(at::ones({2, 3})).sum().backward();
+    }
+    optimizer.step();
+    ddp->forward(at::ones({2, 3})).sum().backward();
+    ASSERT_FALSE(ddp.findings().empty());
+    EXPECT_EQ(ddp.findings()[0].kind, FindingKind::kGradientsNotAveraged);
   });
 }
 
