@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "lockstep/core/base/time_slice.h"
+
 namespace lockstep {
 namespace {
 
@@ -87,6 +89,7 @@ class Looker {
   }
 
   void run() {
+    const base::ShortTimeSlices short_slices;  // Compute threads may be on every CPU.
     int idle = 0;
     std::unique_lock lock(mutex_);
     const auto ended = [this] { return !is_this_thread(); };

@@ -6,6 +6,8 @@
 
 #include <gloo/common/error.h>
 
+#include "lockstep/core/base/time_slice.h"
+
 namespace lockstep::gloo_tcp {
 
 // No timeout of libgloo's: the deadline of who waits counts, and a close() from another thread ends a connect().
@@ -57,6 +59,7 @@ void Connection::shut_down() {
 }
 
 void Connection::handleEvents(int events) {
+  thread_local const base::ShortTimeSlices short_slices;  // of libgloo's thread, until it ends
   const std::lock_guard inside(handling);
   if (!thrown) {
     try {

@@ -2,12 +2,14 @@
 // is received by others (Gloo's thread) or in MPI's calls: so it gives the core away first, then sleeps in slices on
 // the oldest transfer that is missing.
 
+#include <optional>
 #include <thread>
 
 #include "lockstep/core/backend/turn.h"
 #include "lockstep/core/backend/wire/engine.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/cpus.h"
+#include "lockstep/core/base/time_slice.h"
 
 namespace lockstep::wire {
 namespace {
@@ -54,10 +56,14 @@ bool Engine::test(const Goal& goal) {
 }
 
 void Engine::wait(const Goal& goal, const Deadline& deadline) {
+  // With pieces in flight the wire waits for this thread whenever one has come. Small operations gain nothing: their
+  // ranks give way to each other, and a short slice comes back too soon.
+  std::optional<base::ShortTimeSlices> short_slices;
   for (std::uint64_t polls = 0; !reached(goal); ++polls) {
     if (progress()) {
       polls = 0;
     } else {
+      if (!short_slices && !flights_.empty()) short_slices.emplace();
       back_off(polls, deadline, goal);
     }
   }
